@@ -1,0 +1,3 @@
+//! The wire contract between guests and the hypervisor.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,6 @@
+//! The security-critical core: who owns what, and who may do what to whom. No hardware.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod port;
