@@ -1,0 +1,441 @@
+//! The one table of hypercalls, and what follows from it.
+//!
+//! Everything that needs the list of calls expands [`hypercall_table!`](crate::hypercall_table): the constants
+//! and the decoder here, the dispatcher, the trace names, the status page `docs/hypercalls.md`. Implementing a
+//! call is changing one word of its row; a test then asks for the page to be written again.
+
+/// Expands `$callback! { rows }` with one row a hypercall of the public header:
+///
+/// `number Variant CONSTANT "name" arguments caller duration status;`
+///
+/// - `caller`: `any` domain, or only a `privileged` one;
+/// - `duration`: `preemptible` (may be cut and continued) or `whole`;
+/// - `status`: `implemented` or `unimplemented`.
+///
+/// `Variant` is of [`Hypercall`]. Numbers 11 and 43 to 47 have never meant anything.
+#[macro_export]
+macro_rules! hypercall_table {
+    ($callback:ident) => {
+        $callback! {
+            0  SetTrapTable                 SET_TRAP_TABLE                "set_trap_table"                 1 any        preemptible unimplemented;
+            1  MmuUpdate                    MMU_UPDATE                    "mmu_update"                     4 any        preemptible unimplemented;
+            2  SetGdt                       SET_GDT                       "set_gdt"                        2 any        whole       unimplemented;
+            3  StackSwitch                  STACK_SWITCH                  "stack_switch"                   2 any        whole       unimplemented;
+            4  SetCallbacks                 SET_CALLBACKS                 "set_callbacks"                  3 any        whole       unimplemented;
+            5  FpuTaskswitch                FPU_TASKSWITCH                "fpu_taskswitch"                 1 any        whole       unimplemented;
+            6  SchedOpCompat                SCHED_OP_COMPAT               "sched_op_compat"                2 any        whole       unimplemented;
+            7  PlatformOp                   PLATFORM_OP                   "platform_op"                    1 privileged preemptible unimplemented;
+            8  SetDebugreg                  SET_DEBUGREG                  "set_debugreg"                   2 any        whole       unimplemented;
+            9  GetDebugreg                  GET_DEBUGREG                  "get_debugreg"                   1 any        whole       unimplemented;
+            10 UpdateDescriptor             UPDATE_DESCRIPTOR             "update_descriptor"              2 any        whole       unimplemented;
+            12 MemoryOp                     MEMORY_OP                     "memory_op"                      2 any        preemptible unimplemented;
+            13 Multicall                    MULTICALL                     "multicall"                      2 any        preemptible unimplemented;
+            14 UpdateVaMapping              UPDATE_VA_MAPPING             "update_va_mapping"              3 any        whole       unimplemented;
+            15 SetTimerOp                   SET_TIMER_OP                  "set_timer_op"                   1 any        whole       unimplemented;
+            16 EventChannelOpCompat         EVENT_CHANNEL_OP_COMPAT       "event_channel_op_compat"        1 any        whole       unimplemented;
+            17 XenVersion                   XEN_VERSION                   "xen_version"                    2 any        whole       unimplemented;
+            18 ConsoleIo                    CONSOLE_IO                    "console_io"                     3 any        preemptible unimplemented;
+            19 PhysdevOpCompat              PHYSDEV_OP_COMPAT             "physdev_op_compat"              1 any        whole       unimplemented;
+            20 GrantTableOp                 GRANT_TABLE_OP                "grant_table_op"                 3 any        preemptible unimplemented;
+            21 VmAssist                     VM_ASSIST                     "vm_assist"                      2 any        whole       unimplemented;
+            22 UpdateVaMappingOtherdomain   UPDATE_VA_MAPPING_OTHERDOMAIN "update_va_mapping_otherdomain"  4 privileged whole       unimplemented;
+            23 Iret                         IRET                          "iret"                           0 any        whole       unimplemented;
+            24 VcpuOp                       VCPU_OP                       "vcpu_op"                        3 any        whole       unimplemented;
+            25 SetSegmentBase               SET_SEGMENT_BASE              "set_segment_base"               2 any        whole       unimplemented;
+            26 MmuextOp                     MMUEXT_OP                     "mmuext_op"                      4 any        preemptible unimplemented;
+            27 XsmOp                        XSM_OP                        "xsm_op"                         1 privileged whole       unimplemented;
+            28 NmiOp                        NMI_OP                        "nmi_op"                         2 any        whole       unimplemented;
+            29 SchedOp                      SCHED_OP                      "sched_op"                       2 any        whole       unimplemented;
+            30 CallbackOp                   CALLBACK_OP                   "callback_op"                    2 any        whole       unimplemented;
+            31 XenoprofOp                   XENOPROF_OP                   "xenoprof_op"                    2 privileged whole       unimplemented;
+            32 EventChannelOp               EVENT_CHANNEL_OP              "event_channel_op"               2 any        preemptible unimplemented;
+            33 PhysdevOp                    PHYSDEV_OP                    "physdev_op"                     2 any        whole       unimplemented;
+            34 HvmOp                        HVM_OP                        "hvm_op"                         2 any        preemptible unimplemented;
+            35 Sysctl                       SYSCTL                        "sysctl"                         1 privileged preemptible unimplemented;
+            36 Domctl                       DOMCTL                        "domctl"                         1 privileged preemptible unimplemented;
+            37 KexecOp                      KEXEC_OP                      "kexec_op"                       2 privileged whole       unimplemented;
+            38 TmemOp                       TMEM_OP                       "tmem_op"                        1 privileged whole       unimplemented;
+            39 ArgoOp                       ARGO_OP                       "argo_op"                        5 any        whole       unimplemented;
+            40 XenpmuOp                     XENPMU_OP                     "xenpmu_op"                      2 any        whole       unimplemented;
+            41 DmOp                         DM_OP                         "dm_op"                          3 privileged preemptible unimplemented;
+            42 HypfsOp                      HYPFS_OP                      "hypfs_op"                       5 privileged whole       unimplemented;
+            48 Arch0                        ARCH_0                        "arch_0"                         1 privileged whole       unimplemented;
+            49 Arch1                        ARCH_1                        "arch_1"                         1 privileged whole       unimplemented;
+            50 Arch2                        ARCH_2                        "arch_2"                         0 privileged whole       unimplemented;
+            51 Arch3                        ARCH_3                        "arch_3"                         0 privileged whole       unimplemented;
+            52 Arch4                        ARCH_4                        "arch_4"                         0 privileged whole       unimplemented;
+            53 Arch5                        ARCH_5                        "arch_5"                         0 privileged whole       unimplemented;
+            54 Arch6                        ARCH_6                        "arch_6"                         0 privileged whole       unimplemented;
+            55 Arch7                        ARCH_7                        "arch_7"                         0 privileged whole       unimplemented;
+        }
+    };
+}
+
+/// Expands `$callback! { rows }` with the sub-operations of the calls that have some:
+///
+/// `Variant { number "name" status; … }`
+#[macro_export]
+macro_rules! suboperation_table {
+    ($callback:ident) => {
+        $callback! {
+            PlatformOp {
+                17 "settime32"                      unimplemented;
+                31 "add_memtype"                    unimplemented;
+                32 "del_memtype"                    unimplemented;
+                33 "read_memtype"                   unimplemented;
+                35 "microcode_update"               unimplemented;
+                39 "platform_quirk"                 unimplemented;
+                48 "get_cpu_version"                unimplemented;
+                49 "efi_runtime_call"               unimplemented;
+                50 "firmware_info"                  unimplemented;
+                51 "enter_acpi_sleep"               unimplemented;
+                52 "change_freq"                    unimplemented;
+                53 "getidletime"                    unimplemented;
+                54 "set_processor_pminfo"           unimplemented;
+                55 "get_cpuinfo"                    unimplemented;
+                56 "cpu_online"                     unimplemented;
+                57 "cpu_offline"                    unimplemented;
+                58 "cpu_hotadd"                     unimplemented;
+                59 "mem_hotadd"                     unimplemented;
+                60 "core_parking"                   unimplemented;
+                61 "resource_op"                    unimplemented;
+                62 "settime64"                      unimplemented;
+                63 "get_symbol"                     unimplemented;
+            }
+            MemoryOp {
+                0  "increase_reservation"           unimplemented;
+                1  "decrease_reservation"           unimplemented;
+                2  "maximum_ram_page"               unimplemented;
+                3  "current_reservation"            unimplemented;
+                4  "maximum_reservation"            unimplemented;
+                5  "machphys_mfn_list"              unimplemented;
+                6  "populate_physmap"               unimplemented;
+                7  "add_to_physmap"                 unimplemented;
+                9  "memory_map"                     unimplemented;
+                10 "machine_memory_map"             unimplemented;
+                11 "exchange"                       unimplemented;
+                12 "machphys_mapping"               unimplemented;
+                13 "set_memory_map"                 unimplemented;
+                14 "maximum_gpfn"                   unimplemented;
+                15 "remove_from_physmap"            unimplemented;
+                16 "set_pod_target"                 unimplemented;
+                17 "get_pod_target"                 unimplemented;
+                18 "get_sharing_freed_pages"        unimplemented;
+                19 "get_sharing_shared_pages"       unimplemented;
+                20 "paging_op"                      unimplemented;
+                21 "access_op"                      unimplemented;
+                22 "sharing_op"                     unimplemented;
+                23 "add_to_physmap_batch"           unimplemented;
+                24 "claim_pages"                    unimplemented;
+                25 "machphys_compat_mfn_list"       unimplemented;
+                26 "get_vnumainfo"                  unimplemented;
+                27 "reserved_device_memory_map"     unimplemented;
+                28 "acquire_resource"               unimplemented;
+            }
+            XenVersion {
+                0  "version"                        unimplemented;
+                1  "extraversion"                   unimplemented;
+                2  "compile_info"                   unimplemented;
+                3  "capabilities"                   unimplemented;
+                4  "changeset"                      unimplemented;
+                5  "platform_parameters"            unimplemented;
+                6  "get_features"                   unimplemented;
+                7  "pagesize"                       unimplemented;
+                8  "guest_handle"                   unimplemented;
+                9  "commandline"                    unimplemented;
+                10 "build_id"                       unimplemented;
+            }
+            ConsoleIo {
+                0  "write"                          unimplemented;
+                1  "read"                           unimplemented;
+            }
+            GrantTableOp {
+                0  "map_grant_ref"                  unimplemented;
+                1  "unmap_grant_ref"                unimplemented;
+                2  "setup_table"                    unimplemented;
+                3  "dump_table"                     unimplemented;
+                4  "transfer"                       unimplemented;
+                5  "copy"                           unimplemented;
+                6  "query_size"                     unimplemented;
+                7  "unmap_and_replace"              unimplemented;
+                8  "set_version"                    unimplemented;
+                9  "get_status_frames"              unimplemented;
+                10 "get_version"                    unimplemented;
+                11 "swap_grant_ref"                 unimplemented;
+                12 "cache_flush"                    unimplemented;
+            }
+            VmAssist {
+                0  "4gb_segments"                   unimplemented;
+                1  "4gb_segments_notify"            unimplemented;
+                2  "writable_pagetables"            unimplemented;
+                3  "pae_extended_cr3"               unimplemented;
+                4  "architectural_iopl"             unimplemented;
+                5  "runstate_update_flag"           unimplemented;
+                32 "m2p_strict"                     unimplemented;
+            }
+            VcpuOp {
+                0  "initialise"                     unimplemented;
+                1  "up"                             unimplemented;
+                2  "down"                           unimplemented;
+                3  "is_up"                          unimplemented;
+                4  "get_runstate_info"              unimplemented;
+                5  "register_runstate_memory_area"  unimplemented;
+                6  "set_periodic_timer"             unimplemented;
+                7  "stop_periodic_timer"            unimplemented;
+                8  "set_singleshot_timer"           unimplemented;
+                9  "stop_singleshot_timer"          unimplemented;
+                10 "register_vcpu_info"             unimplemented;
+                11 "send_nmi"                       unimplemented;
+                12 "get_physid"                     unimplemented;
+                13 "register_vcpu_time_memory_area" unimplemented;
+            }
+            SetSegmentBase {
+                0  "fs"                             unimplemented;
+                1  "gs_user"                        unimplemented;
+                2  "gs_kernel"                      unimplemented;
+                3  "gs_user_sel"                    unimplemented;
+            }
+            MmuextOp {
+                0  "pin_l1_table"                   unimplemented;
+                1  "pin_l2_table"                   unimplemented;
+                2  "pin_l3_table"                   unimplemented;
+                3  "pin_l4_table"                   unimplemented;
+                4  "unpin_table"                    unimplemented;
+                5  "new_baseptr"                    unimplemented;
+                6  "tlb_flush_local"                unimplemented;
+                7  "invlpg_local"                   unimplemented;
+                8  "tlb_flush_multi"                unimplemented;
+                9  "invlpg_multi"                   unimplemented;
+                10 "tlb_flush_all"                  unimplemented;
+                11 "invlpg_all"                     unimplemented;
+                12 "flush_cache"                    unimplemented;
+                13 "set_ldt"                        unimplemented;
+                15 "new_user_baseptr"               unimplemented;
+                16 "clear_page"                     unimplemented;
+                17 "copy_page"                      unimplemented;
+                18 "flush_cache_global"             unimplemented;
+                19 "mark_super"                     unimplemented;
+                20 "unmark_super"                   unimplemented;
+            }
+            NmiOp {
+                0  "register_callback"              unimplemented;
+                1  "unregister_callback"            unimplemented;
+            }
+            SchedOp {
+                0  "yield"                          unimplemented;
+                1  "block"                          unimplemented;
+                2  "shutdown"                       unimplemented;
+                3  "poll"                           unimplemented;
+                4  "remote_shutdown"                unimplemented;
+                5  "shutdown_code"                  unimplemented;
+                6  "watchdog"                       unimplemented;
+                7  "pin_override"                   unimplemented;
+            }
+            CallbackOp {
+                0  "register"                       unimplemented;
+                1  "unregister"                     unimplemented;
+            }
+            EventChannelOp {
+                0  "bind_interdomain"               unimplemented;
+                1  "bind_virq"                      unimplemented;
+                2  "bind_pirq"                      unimplemented;
+                3  "close"                          unimplemented;
+                4  "send"                           unimplemented;
+                5  "status"                         unimplemented;
+                6  "alloc_unbound"                  unimplemented;
+                7  "bind_ipi"                       unimplemented;
+                8  "bind_vcpu"                      unimplemented;
+                9  "unmask"                         unimplemented;
+                10 "reset"                          unimplemented;
+                11 "init_control"                   unimplemented;
+                12 "expand_array"                   unimplemented;
+                13 "set_priority"                   unimplemented;
+            }
+            PhysdevOp {
+                4  "irq_unmask_notify"              unimplemented;
+                5  "irq_status_query"               unimplemented;
+                6  "set_iopl"                       unimplemented;
+                7  "set_iobitmap"                   unimplemented;
+                8  "apic_read"                      unimplemented;
+                9  "apic_write"                     unimplemented;
+                10 "alloc_irq_vector"               unimplemented;
+                11 "free_irq_vector"                unimplemented;
+                12 "eoi"                            unimplemented;
+                13 "map_pirq"                       unimplemented;
+                14 "unmap_pirq"                     unimplemented;
+                15 "manage_pci_add"                 unimplemented;
+                16 "manage_pci_remove"              unimplemented;
+                17 "pirq_eoi_gmfn_v1"               unimplemented;
+                19 "restore_msi"                    unimplemented;
+                20 "manage_pci_add_ext"             unimplemented;
+                21 "setup_gsi"                      unimplemented;
+                23 "get_free_pirq"                  unimplemented;
+                24 "pci_mmcfg_reserved"             unimplemented;
+                25 "pci_device_add"                 unimplemented;
+                26 "pci_device_remove"              unimplemented;
+                27 "restore_msi_ext"                unimplemented;
+                28 "pirq_eoi_gmfn_v2"               unimplemented;
+                29 "dbgp_op"                        unimplemented;
+                30 "prepare_msix"                   unimplemented;
+                31 "release_msix"                   unimplemented;
+            }
+        }
+    };
+}
+
+/// Who may make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Every domain.
+    Any,
+    /// Only a privileged domain; others get `-EPERM`.
+    Privileged,
+}
+
+/// Whether a call or one of its operations does what the header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It does.
+    Implemented,
+    /// It answers `-ENOSYS`.
+    Unimplemented,
+}
+
+macro_rules! caller {
+    (any) => {
+        Caller::Any
+    };
+    (privileged) => {
+        Caller::Privileged
+    };
+}
+
+macro_rules! duration {
+    (preemptible) => {
+        true
+    };
+    (whole) => {
+        false
+    };
+}
+
+macro_rules! status {
+    (implemented) => {
+        Status::Implemented
+    };
+    (unimplemented) => {
+        Status::Unimplemented
+    };
+}
+
+macro_rules! derive_calls {
+    ($($number:literal $variant:ident $constant:ident $name:literal $args:literal $caller:ident $duration:ident
+       $status:ident;)*) => {
+        /// Hypercall numbers (`__HYPERVISOR_*`).
+        pub mod number {
+            $(#[doc = concat!("`__HYPERVISOR_", $name, "`.")] pub const $constant: u32 = $number;)*
+        }
+
+        /// A hypercall that the public header names.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Hypercall {
+            $(#[doc = concat!("`", $name, "`.")] $variant = $number,)*
+        }
+
+        impl Hypercall {
+            /// All of them, by number.
+            pub const ALL: &[Hypercall] = &[$(Hypercall::$variant),*];
+
+            /// The call that a guest's number names.
+            #[inline]
+            pub const fn from_number(number: u32) -> Option<Hypercall> {
+                match number {
+                    $($number => Some(Hypercall::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// The header's name, without `__HYPERVISOR_`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Hypercall::$variant => $name,)*
+                }
+            }
+
+            /// How many arguments it takes.
+            pub const fn arguments(self) -> usize {
+                match self {
+                    $(Hypercall::$variant => $args,)*
+                }
+            }
+
+            /// Who may make it.
+            pub const fn caller(self) -> Caller {
+                match self {
+                    $(Hypercall::$variant => caller!($caller),)*
+                }
+            }
+
+            /// Whether it may be cut and continued.
+            pub const fn preemptible(self) -> bool {
+                match self {
+                    $(Hypercall::$variant => duration!($duration),)*
+                }
+            }
+
+            /// Whether it is implemented.
+            pub const fn status(self) -> Status {
+                match self {
+                    $(Hypercall::$variant => status!($status),)*
+                }
+            }
+        }
+    };
+}
+hypercall_table!(derive_calls);
+
+impl Hypercall {
+    /// Its number.
+    #[inline]
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The name of its sub-operation `command`, if the header has one.
+    pub fn suboperation_name(self, command: u32) -> Option<&'static str> {
+        self.suboperations().iter().find(|op| op.number == command).map(|op| op.name)
+    }
+}
+
+/// One operation of a call that has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suboperation {
+    /// Command number.
+    pub number: u32,
+    /// The header's name in lower case, without its prefix.
+    pub name: &'static str,
+    /// Whether it is implemented.
+    pub status: Status,
+}
+
+macro_rules! derive_suboperations {
+    ($($variant:ident { $($number:literal $name:literal $status:ident;)* })*) => {
+        impl Hypercall {
+            /// Its sub-operations; empty if it has none.
+            pub const fn suboperations(self) -> &'static [Suboperation] {
+                match self {
+                    $(Hypercall::$variant => &[$(
+                        Suboperation { number: $number, name: $name, status: status!($status) }
+                    ),*],)*
+                    _ => &[],
+                }
+            }
+        }
+    };
+}
+suboperation_table!(derive_suboperations);
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;
