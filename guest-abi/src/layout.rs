@@ -23,3 +23,7 @@ pub(crate) fn c_field(field: &'static str, renamed: &[&'static str]) -> &'static
 pub(crate) fn size_of_field<S, T>(_project: impl Fn(&S) -> &T) -> usize {
     size_of::<T>()
 }
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;

@@ -27,7 +27,7 @@ wire! {
     /// What to wait for.
     pub struct SchedPoll: "struct sched_poll" {
         /// Guest address of the ports, `u32` each.
-        pub ports("ports"): u64,
+        pub ports: u64,
         /// How many ports.
         pub nr_ports: u32,
         /// Padding.

@@ -7,22 +7,18 @@ constants! {
 }
 
 wire! {
-    /// A text screen, seen as the whole structure.
-    pub struct TextConsoleInfo: "struct { uint8_t video_type; uint16_t a[5]; }" {
-        /// [`XEN_VGATYPE_TEXT_MODE_3`].
-        pub video_type: u8,
-        /// Padding.
-        pub _pad: u8,
+    /// A text screen: what stands at byte 4 of the structure in text mode.
+    pub struct TextMode3: "__typeof__(((struct dom0_vga_console_info *)0)->u.text_mode_3)" {
         /// Height of the font in lines.
-        pub font_height("a[0]"): u16,
+        pub font_height: u16,
         /// Column of the cursor.
-        pub cursor_x("a[1]"): u16,
+        pub cursor_x: u16,
         /// Row of the cursor.
-        pub cursor_y("a[2]"): u16,
+        pub cursor_y: u16,
         /// Rows of text.
-        pub rows("a[3]"): u16,
+        pub rows: u16,
         /// Columns of text.
-        pub columns("a[4]"): u16,
+        pub columns: u16,
     }
     /// A framebuffer: the whole structure, longest form.
     pub struct Dom0VgaConsoleInfo: "struct dom0_vga_console_info" {
