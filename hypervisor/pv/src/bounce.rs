@@ -4,13 +4,13 @@
 //! is a byte of the `cs` word (`struct cpu_user_regs`, `arch-x86/xen-x86_64.h`). Nothing changes before the frame is
 //! on the guest's stack: [`Origin::frame`] plans, [`enter`] commits and cannot fail.
 
-use crate::regs::{FLAT_CS64, FLAT_SS, Mode, Regs, flags};
+use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, HYPERVISOR_VIRT_END};
+
+use crate::regs::{Mode, Regs, flags};
 use crate::trap::Handler;
 
-/// Lowest stack address that may lie above the hypervisor's range.
-const ABOVE_HYPERVISOR: u64 = 0xffff_8800_0000_0000;
 /// End of the lower half.
-const BELOW_HYPERVISOR: u64 = 0x0000_8000_0000_0000;
+const LOWER_HALF_END: u64 = 0x0000_8000_0000_0000;
 
 /// The guest's kernel stack lies in the hypervisor's range or is not canonical. The domain is crashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Origin<'_> {
             Mode::User => self.kernel_sp,
         };
         let sp = (top & !15).wrapping_sub(words * 8);
-        if sp >= ABOVE_HYPERVISOR || sp <= BELOW_HYPERVISOR - words * 8 { Ok(sp) } else { Err(BadStack) }
+        if sp >= HYPERVISOR_VIRT_END || sp <= LOWER_HALF_END - words * 8 { Ok(sp) } else { Err(BadStack) }
     }
 
     #[inline(always)]
@@ -99,10 +99,10 @@ const CLEARED: u64 = flags::AC | flags::VM | flags::RF | flags::NT | flags::TF;
 pub fn enter(regs: &mut Regs, handler: Handler, sp: u64) {
     regs.entry_vector |= Regs::LAZY_RETURN;
     regs.rip = handler.address();
-    regs.cs = FLAT_CS64 as u64;
+    regs.cs = FLAT_KERNEL_CS as u64;
     regs.rflags &= !CLEARED;
     regs.rsp = sp;
-    regs.ss = FLAT_SS as u64;
+    regs.ss = FLAT_KERNEL_SS as u64;
 }
 
 /// Like [`enter`] for the system-call callbacks: the direction flag is cleared as well, as the guest's virtual

@@ -30,8 +30,8 @@ fn a_fault_in_user_mode_lands_on_the_kernel_stack_with_its_error_code() {
 #[test]
 fn an_event_in_the_kernel_stays_on_its_stack_and_shows_ring_zero_and_a_mask() {
     let mut regs = user();
-    regs.cs = FLAT_CS64 as u64;
-    regs.ss = FLAT_SS as u64;
+    regs.cs = FLAT_KERNEL_CS as u64;
+    regs.ss = FLAT_KERNEL_SS as u64;
     regs.rsp = 0xffff_c900_0000_1238;
     let frame = Origin { upcall_mask: 1, iopl: 0x1000, ..origin(&regs, Mode::Kernel) }.frame().unwrap();
     assert_eq!(frame.sp, 0xffff_c900_0000_1230 - 56);

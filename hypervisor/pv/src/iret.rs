@@ -2,10 +2,9 @@
 //!
 //! Facts: `struct iret_context` and its comment in `arch-x86/xen-x86_64.h`; Linux's `xen_iret`.
 
-use crate::regs::{Mode, Regs, flags};
+use guest_abi::x86_64::VGCF_IN_SYSCALL;
 
-/// `VGCF_in_syscall`: r11, rcx, cs and ss need not be restored.
-const IN_SYSCALL: u64 = 1 << 8;
+use crate::regs::{Mode, Regs, flags};
 
 /// The nine words at the guest's `rsp`, read once: `rax`, `r11`, `rcx`, `flags`, `rip`, `cs`, `rflags`, `rsp`, `ss`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +44,7 @@ impl IretFrame {
         regs.rflags = rflags & 0xffff_ffff & !(flags::IOPL | flags::VM) | flags::IF | 2;
         regs.rsp = rsp;
         regs.ss = ss & 0xffff | 3;
-        if context & IN_SYSCALL == 0 {
+        if context & VGCF_IN_SYSCALL == 0 {
             regs.entry_vector &= !Regs::LAZY_RETURN;
             regs.r11 = r11;
             regs.rcx = rcx;
@@ -88,7 +87,7 @@ mod tests {
     #[test]
     fn a_system_call_return_discards_rcx_and_r11() {
         let mut regs = Regs { entry_vector: Regs::LAZY_RETURN, r11: 1, rcx: 2, ..Regs::default() };
-        frame(IN_SYSCALL, 0x33, 0x202).apply(&mut regs);
+        frame(VGCF_IN_SYSCALL, 0x33, 0x202).apply(&mut regs);
         assert_eq!((regs.r11, regs.rcx, regs.entry_vector), (1, 2, Regs::LAZY_RETURN));
     }
 

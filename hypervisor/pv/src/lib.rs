@@ -7,11 +7,16 @@
 #![deny(missing_docs)]
 
 pub mod bounce;
+pub mod control;
+pub mod debug;
+pub mod descriptor;
 pub mod iret;
 pub mod regs;
 pub mod trap;
 
 pub use bounce::{Frame, Origin};
+pub use debug::DebugRegisters;
+pub use descriptor::{CodeSegment, SegmentBase, SegmentDescriptor};
 pub use iret::IretFrame;
 pub use regs::{Mode, Regs};
 pub use trap::{Event, Handler, TrapEntry};

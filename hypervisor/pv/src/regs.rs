@@ -20,11 +20,6 @@ pub mod flags {
     pub const AC: u64 = 1 << 18;
 }
 
-/// Selector of the flat 64-bit code segment that the hypervisor offers (`FLAT_KERNEL_CS`, `arch-x86/xen-x86_64.h`).
-pub const FLAT_CS64: u16 = 0xe033;
-/// Selector of the flat stack segment that the hypervisor offers (`FLAT_KERNEL_SS`, `arch-x86/xen-x86_64.h`).
-pub const FLAT_SS: u16 = 0xe02b;
-
 /// Whether the guest was running its kernel or its user programs; both are ring 3 for the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

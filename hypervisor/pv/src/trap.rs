@@ -3,9 +3,10 @@
 //! Facts: `struct trap_info`, `TI_GET_DPL` and `TI_GET_IF` of the public header `arch-x86/xen.h`.
 
 use core::num::NonZeroU64;
+use guest_abi::x86_64::{FLAT_KERNEL_CS, TI_DPL_MASK, TI_MASK_EVENTS};
 use hv_types::GuestVa;
 
-use crate::regs::{FLAT_CS64, Mode};
+use crate::regs::Mode;
 
 /// Vectors for which the processor supplies an error code: #DF, #TS, #NP, #SS, #GP, #PF, #AC.
 const WITH_ERROR_CODE: u32 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17;
@@ -119,9 +120,6 @@ impl TrapEntry {
     /// No handler.
     pub const EMPTY: TrapEntry = TrapEntry { address: 0, cs: 0, flags: 0 };
 
-    /// `flags` bit: events are masked on the way in (`TI_GET_IF`).
-    pub const MASKS_EVENTS: u8 = 1 << 2;
-
     /// The checkpoint for an entry of `set_trap_table`: the address must be canonical, the selector's RPL is raised to
     /// the guest's.
     #[inline]
@@ -134,7 +132,7 @@ impl TrapEntry {
 
     /// The entry that `CALLBACKTYPE_nmi` registers: events masked, on the flat code segment.
     pub const fn nmi(address: GuestVa) -> Result<TrapEntry, NotCanonical> {
-        TrapEntry::new(TrapEntry::MASKS_EVENTS, FLAT_CS64, address)
+        TrapEntry::new(TI_MASK_EVENTS, FLAT_KERNEL_CS, address)
     }
 
     /// The handler, if there is one.
@@ -142,14 +140,14 @@ impl TrapEntry {
     pub const fn handler(&self) -> Option<Handler> {
         match NonZeroU64::new(self.address) {
             None => None,
-            Some(address) => Some(Handler { address, masks_events: self.flags & Self::MASKS_EVENTS != 0 }),
+            Some(address) => Some(Handler { address, masks_events: self.flags & TI_MASK_EVENTS != 0 }),
         }
     }
 
     /// True if the guest may reach this entry by `INT n` from `mode`. Zero lets nobody, as in the reference.
     #[inline]
     pub const fn allows_software_interrupt(&self, mode: Mode) -> bool {
-        let dpl = self.flags & 3;
+        let dpl = self.flags & TI_DPL_MASK;
         match mode {
             Mode::Kernel => dpl >= 1,
             Mode::User => dpl == 3,
