@@ -23,7 +23,7 @@ constants! {
 
 bitflags::bitflags! {
     /// A map of features: what `XENVER_get_features` answers and `XEN_ELFNOTE_SUPPORTED_FEATURES` holds.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct Features: u32 {
         /// [`XENFEAT_WRITABLE_PAGE_TABLES`].
         const WRITABLE_PAGE_TABLES = 1 << XENFEAT_WRITABLE_PAGE_TABLES;
