@@ -1,0 +1,240 @@
+//! The hypervisor's command line. Options keep the names they have for Xen, so that an administrator's
+//! `GRUB_CMDLINE_XEN` moves over (documentation: `xen-command-line`).
+
+use arrayvec::ArrayVec;
+
+/// Longest list of names that are reported as unknown.
+const MAX_UNKNOWN: usize = 16;
+
+/// A size of dom0: absolute, or what is left of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Bytes.
+    Bytes(u64),
+    /// All but so many bytes.
+    AllBut(u64),
+}
+
+/// `dom0_mem=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dom0Memory {
+    /// What dom0 starts with.
+    pub initial: Option<Size>,
+    /// Least it accepts.
+    pub min: Option<Size>,
+    /// Most it may grow to.
+    pub max: Option<Size>,
+}
+
+/// How much the log shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Only errors.
+    Error,
+    /// Warnings too.
+    Warning,
+    /// Information too.
+    Info,
+    /// Everything.
+    All,
+}
+
+/// Options with their defaults.
+#[derive(Clone, Debug)]
+pub struct Options<'a> {
+    /// `dom0_mem=`.
+    pub dom0_memory: Dom0Memory,
+    /// `dom0_max_vcpus=`.
+    pub dom0_max_vcpus: u32,
+    /// `com1=`, as written.
+    pub com1: Option<&'a str>,
+    /// `console=`, as written.
+    pub console: Option<&'a str>,
+    /// `loglvl=`.
+    pub log_level: Level,
+    /// `noreboot`.
+    pub no_reboot: bool,
+    /// `compat=MAJOR.MINOR`: the version of Xen that guests and tools are told.
+    pub compat: (u16, u16),
+    /// `maxcpus=`.
+    pub max_cpus: Option<u32>,
+    /// `vga=`, as written.
+    pub vga: Option<&'a str>,
+    /// Names nobody knows.
+    pub unknown: ArrayVec<&'a str, MAX_UNKNOWN>,
+    /// Values that could not be understood, with their names.
+    pub bad: ArrayVec<&'a str, MAX_UNKNOWN>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options {
+            dom0_memory: Dom0Memory::default(),
+            dom0_max_vcpus: 1,
+            com1: None,
+            console: None,
+            log_level: Level::Info,
+            no_reboot: false,
+            compat: (4, 17),
+            max_cpus: None,
+            vga: None,
+            unknown: ArrayVec::new(),
+            bad: ArrayVec::new(),
+        }
+    }
+}
+
+/// Options of Xen that are accepted and have nothing to act on here.
+const WITHOUT_EFFECT: &[&str] = &[
+    "no-real-mode",
+    "edd",
+    "ucode",
+    "xpti",
+    "sched",
+    "conring_size",
+    "guest_loglvl",
+    "placeholder",
+    "iommu",
+    "smt",
+    "cpufreq",
+    "watchdog",
+    "dom0_vcpus_pin",
+    "dom0",
+    "sync_console",
+    "console_to_ring",
+    "com2",
+    "vga",
+    "dom0_nodes",
+    "crashkernel",
+    "pv-l1tf",
+    "spec-ctrl",
+    "efi",
+];
+
+impl<'a> Options<'a> {
+    /// Reads a command line. Nothing on it is an error: what is not understood is listed.
+    pub fn parse(line: &'a str) -> Self {
+        let mut options = Options::default();
+        for word in line.split_ascii_whitespace() {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            if options.apply(name, value).is_none() {
+                let _ = options.bad.try_push(word);
+            }
+        }
+        options
+    }
+
+    /// Applies one option; `None` if its value makes no sense.
+    fn apply(&mut self, name: &'a str, value: &'a str) -> Option<()> {
+        match name {
+            "dom0_mem" => self.dom0_memory = dom0_memory(value)?,
+            "dom0_max_vcpus" => {
+                self.dom0_max_vcpus = value.split('-').next_back()?.parse().ok().filter(|n| *n > 0)?
+            }
+            "com1" => self.com1 = Some(value),
+            "console" => self.console = Some(value),
+            "loglvl" => self.log_level = level(value)?,
+            "noreboot" => self.no_reboot = flag(value)?,
+            "compat" => self.compat = version(value)?,
+            "maxcpus" => self.max_cpus = Some(value.parse().ok()?),
+            "nosmp" => self.max_cpus = Some(1),
+            "vga" => self.vga = Some(value),
+            _ if WITHOUT_EFFECT.contains(&name) => {}
+            _ => {
+                let _ = self.unknown.try_push(name);
+            }
+        }
+        Some(())
+    }
+}
+
+fn flag(value: &str) -> Option<bool> {
+    match value {
+        "" | "1" | "yes" | "on" | "true" | "enable" => Some(true),
+        "0" | "no" | "off" | "false" | "disable" => Some(false),
+        _ => None,
+    }
+}
+
+fn level(value: &str) -> Option<Level> {
+    // `loglvl=guaranteed/ratelimited`: only the first half matters here.
+    match value.split('/').next()? {
+        "none" | "error" => Some(Level::Error),
+        "warning" => Some(Level::Warning),
+        "info" => Some(Level::Info),
+        "debug" | "all" => Some(Level::All),
+        _ => None,
+    }
+}
+
+fn version(value: &str) -> Option<(u16, u16)> {
+    let (major, minor) = value.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// A number with an optional unit; without one it counts KiB, as Xen has it.
+pub fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'T' | b't' => (text.get(..text.len().checked_sub(1)?)?, 40),
+        b'G' | b'g' => (text.get(..text.len().checked_sub(1)?)?, 30),
+        b'M' | b'm' => (text.get(..text.len().checked_sub(1)?)?, 20),
+        b'K' | b'k' => (text.get(..text.len().checked_sub(1)?)?, 10),
+        b'B' | b'b' => (text.get(..text.len().checked_sub(1)?)?, 0),
+        _ => (text, 10),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn amount(text: &str) -> Option<Size> {
+    match text.strip_prefix('-') {
+        Some(rest) => size(rest).map(Size::AllBut),
+        None => size(text).map(Size::Bytes),
+    }
+}
+
+/// `dom0_mem=[min:]SIZE[,max:SIZE][,SIZE]`.
+fn dom0_memory(value: &str) -> Option<Dom0Memory> {
+    let mut out = Dom0Memory::default();
+    for part in value.split(',') {
+        match part.split_once(':') {
+            Some(("min", s)) => out.min = Some(amount(s)?),
+            Some(("max", s)) => out.max = Some(amount(s)?),
+            Some(_) => return None,
+            None => out.initial = Some(amount(part)?),
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_administrators_line_moves_over() {
+        let line = "placeholder dom0_mem=512M,max:1G com1=115200,8n1 console=com1,vga loglvl=all noreboot no-real-mode edd=off";
+        let o = Options::parse(line);
+        assert_eq!(o.dom0_memory.initial, Some(Size::Bytes(512 << 20)));
+        assert_eq!(o.dom0_memory.max, Some(Size::Bytes(1 << 30)));
+        assert_eq!((o.com1, o.console), (Some("115200,8n1"), Some("com1,vga")));
+        assert_eq!((o.log_level, o.no_reboot), (Level::All, true));
+        assert!(o.unknown.is_empty() && o.bad.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        let o = Options::parse("frobnicate=1 dom0_mem=much loglvl=loud");
+        assert_eq!(o.unknown.as_slice(), ["frobnicate"]);
+        assert_eq!(o.bad.as_slice(), ["dom0_mem=much", "loglvl=loud"]);
+    }
+
+    #[test]
+    fn sizes_have_xens_units() {
+        assert_eq!(size("1024"), Some(1 << 20));
+        assert_eq!(size("2G"), Some(2 << 30));
+        assert_eq!(size("7B"), Some(7));
+        assert_eq!(size(""), None);
+        assert_eq!(size("99999999999999G"), None);
+        assert_eq!(amount("-256M"), Some(Size::AllBut(256 << 20)));
+    }
+}
