@@ -1,2 +1,34 @@
-//! The machine room.
+//! The machine room: everything that touches the processor, its tables and its devices.
+//!
+//! It implements the core's ports and decides nothing about ownership. Lock order and the invariants that the
+//! `SAFETY` comments cite are in `docs/`.
 #![no_std]
+// A guest read is one instruction that may fault to a label; without outputs beside labels each read would cost a
+// flag and a test. The image is built with the bootstrap switch for build-std anyway.
+#![feature(asm_goto_with_outputs)]
+
+extern crate alloc;
+
+pub mod boot;
+pub mod calls;
+pub mod console;
+pub mod cpu;
+pub mod deliver;
+pub mod desc;
+pub mod domain;
+pub mod emulate;
+pub mod entry;
+pub mod features;
+pub mod guest;
+pub mod heap;
+pub mod hypercall;
+pub mod interrupt;
+pub mod layout;
+pub mod machine;
+pub mod mem;
+pub mod panic;
+pub mod percpu;
+pub mod power;
+pub mod trap;
+pub mod vcpu;
+pub mod work;

@@ -1,0 +1,5 @@
+//! Hypercalls of this architecture, and the bridge to the core's.
+
+pub mod console;
+pub mod entry_points;
+pub mod multicall;

@@ -1,0 +1,189 @@
+//! The log: levels, timestamps, a ring that dom0 can read, and the serial line.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use spin::Mutex;
+
+use crate::cpu;
+
+/// Bytes of the ring (`conring_size=` of the reference defaults to 16 KiB).
+const RING: usize = 32 * 1024;
+
+struct Ring {
+    bytes: [u8; RING],
+    /// Bytes ever written.
+    written: u64,
+}
+
+static LOG: Mutex<Ring> = Mutex::new(Ring { bytes: [0; RING], written: 0 });
+
+/// The serial line that log and guest console go to.
+static SINK: spin::Once<fn(&[u8])> = spin::Once::new();
+
+/// Nanoseconds since boot, once time is known.
+static CLOCK: spin::Once<fn() -> u64> = spin::Once::new();
+
+static AT_LINE_START: AtomicBool = AtomicBool::new(true);
+static START: AtomicU64 = AtomicU64::new(0);
+
+/// Names the device that output goes to from now on.
+pub fn set_sink(sink: fn(&[u8])) {
+    SINK.call_once(|| sink);
+}
+
+/// Names the clock of timestamps.
+pub fn set_clock(clock: fn() -> u64) {
+    CLOCK.call_once(|| clock);
+}
+
+/// Waits for the transmitter of the first serial port, then sends.
+fn early_byte(byte: u8) {
+    for _ in 0..100_000 {
+        // SAFETY: the line status register of COM1; reading it has no effect we rely on.
+        if unsafe { cpu::inb(0x3fd) } & 0x20 != 0 {
+            break;
+        }
+    }
+    // SAFETY: the transmit register of COM1, which is the hypervisor's.
+    unsafe { cpu::outb(0x3f8, byte) };
+}
+
+fn emit(bytes: &[u8]) {
+    match SINK.get() {
+        Some(sink) => sink(bytes),
+        None => bytes.iter().for_each(|b| {
+            if *b == b'\n' {
+                early_byte(b'\r');
+            }
+            early_byte(*b);
+        }),
+    }
+}
+
+/// Writes to ring and line.
+pub fn write_bytes(bytes: &[u8]) {
+    let mut ring = LOG.lock();
+    for byte in bytes {
+        let at = (ring.written % RING as u64) as usize;
+        ring.bytes[at] = *byte;
+        ring.written += 1;
+    }
+    emit(bytes);
+}
+
+/// Copies what the ring holds from byte `from` on (counted since boot) into `into`; returns bytes copied and the
+/// count up to which the ring was read.
+pub fn read_ring(from: u64, into: &mut [u8]) -> (usize, u64) {
+    let ring = LOG.lock();
+    let first = from.max(ring.written.saturating_sub(RING as u64));
+    let len = (ring.written.saturating_sub(first) as usize).min(into.len());
+    for (i, byte) in into[..len].iter_mut().enumerate() {
+        *byte = ring.bytes[((first + i as u64) % RING as u64) as usize];
+    }
+    (len, first + len as u64)
+}
+
+struct Line;
+
+impl Write for Line {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        write_bytes(s.as_bytes());
+        Ok(())
+    }
+}
+
+/// Prints without level or timestamp.
+pub fn print(args: fmt::Arguments) {
+    let _ = Line.write_fmt(args);
+}
+
+/// Prints a line without level or timestamp.
+#[macro_export]
+macro_rules! println {
+    ($($t:tt)*) => { $crate::console::print(format_args!("{}\n", format_args!($($t)*))) };
+}
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record) {
+        if !AT_LINE_START.load(Ordering::Relaxed) {
+            write_bytes(b"\n");
+        }
+        let ns = CLOCK.get().map_or(0, |c| c());
+        let level = match record.level() {
+            log::Level::Error => "<0>",
+            log::Level::Warn => "<1>",
+            log::Level::Info => "<2>",
+            log::Level::Debug | log::Level::Trace => "<3>",
+        };
+        print(format_args!(
+            "(XL) [{:5}.{:06}] {}{}\n",
+            ns / 1_000_000_000,
+            ns / 1000 % 1_000_000,
+            if record.level() <= log::Level::Warn { level } else { "" },
+            record.args()
+        ));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Makes `log` macros print here, up to `level`.
+pub fn install(level: log::LevelFilter) {
+    let _ = log::set_logger(&Logger);
+    log::set_max_level(level);
+    START.store(cpu::rdtsc(), Ordering::Relaxed);
+}
+
+/// Lets a hypervisor fault print although the lock may be held by the code that faulted.
+///
+/// # Safety
+/// No other CPU prints, and this CPU never returns to what it was doing.
+pub unsafe fn break_locks() {
+    // SAFETY: the caller's duty.
+    unsafe { LOG.force_unlock() };
+}
+
+/// Writes what dom0 says; it is no log message, so that no prefix is put before it.
+pub fn write_guest(bytes: &[u8]) {
+    write_bytes(bytes);
+}
+
+/// Bytes typed at the console and not yet read.
+struct Input {
+    bytes: [u8; 256],
+    start: usize,
+    len: usize,
+}
+
+static INPUT: Mutex<Input> = Mutex::new(Input { bytes: [0; 256], start: 0, len: 0 });
+
+/// Keeps a typed byte for dom0; false if the buffer is full and the byte is lost.
+pub fn put_input(byte: u8) -> bool {
+    let mut input = INPUT.lock();
+    let at = (input.start + input.len) % input.bytes.len();
+    let fits = input.len < input.bytes.len();
+    if fits {
+        input.bytes[at] = byte;
+        input.len += 1;
+    }
+    fits
+}
+
+/// Takes typed bytes; returns how many.
+pub fn take_input(into: &mut [u8]) -> usize {
+    let mut input = INPUT.lock();
+    let len = input.len.min(into.len());
+    for byte in &mut into[..len] {
+        *byte = input.bytes[input.start];
+        input.start = (input.start + 1) % input.bytes.len();
+        input.len -= 1;
+    }
+    len
+}

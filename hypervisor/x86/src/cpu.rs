@@ -1,0 +1,153 @@
+//! Single instructions: port I/O, model-specific registers, control registers, caches.
+//!
+//! Every function is one instruction or two; what makes a use sound is argued where it is used.
+
+use core::arch::asm;
+
+pub use core::arch::x86_64::__cpuid_count as cpuid;
+
+macro_rules! port_io {
+    ($inf:ident, $outf:ident, $ty:ty, $reg:tt, $ins:literal, $outs:literal) => {
+        /// Reads an I/O port.
+        ///
+        /// # Safety
+        /// Reading the port has no effect that breaks another part of the hypervisor.
+        #[inline]
+        pub unsafe fn $inf(port: u16) -> $ty {
+            let value: $ty;
+            // SAFETY: the caller's duty.
+            unsafe { asm!($ins, in("dx") port, out($reg) value, options(nostack, preserves_flags)) };
+            value
+        }
+
+        /// Writes an I/O port.
+        ///
+        /// # Safety
+        /// Writing the port has no effect that breaks another part of the hypervisor.
+        #[inline]
+        pub unsafe fn $outf(port: u16, value: $ty) {
+            // SAFETY: the caller's duty.
+            unsafe { asm!($outs, in("dx") port, in($reg) value, options(nostack, preserves_flags)) };
+        }
+    };
+}
+port_io!(inb, outb, u8, "al", "in al, dx", "out dx, al");
+port_io!(inw, outw, u16, "ax", "in ax, dx", "out dx, ax");
+port_io!(inl, outl, u32, "eax", "in eax, dx", "out dx, eax");
+
+/// Reads a model-specific register that is known to exist.
+///
+/// # Safety
+/// The register exists on this CPU; otherwise the read faults.
+#[inline]
+pub unsafe fn rdmsr(msr: u32) -> u64 {
+    let (lo, hi): (u32, u32);
+    // SAFETY: the caller's duty.
+    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") lo, out("edx") hi, options(nostack, preserves_flags)) };
+    u64::from(hi) << 32 | u64::from(lo)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// The register exists, the value is valid for it, and the change keeps every invariant of the hypervisor.
+#[inline]
+pub unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: the caller's duty.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Reads a register that may not exist; `None` where the read faulted.
+pub fn rdmsr_safe(msr: u32) -> Option<u64> {
+    let (lo, hi, ok): (u32, u32, u32);
+    // SAFETY: a fault resumes at the fixup with `ok` zero; reading an MSR has no side effect on memory.
+    unsafe {
+        asm!("mov {ok:e}, 1", "2: rdmsr", "3:",
+            ".pushsection .text.entry, \"ax\"", "4: xor {ok:e}, {ok:e}", "xor eax, eax", "xor edx, edx", "jmp 3b",
+            ".popsection",
+            ".pushsection .ex_table, \"a\"", ".long 2b - ., 4b - .", ".popsection",
+            ok = out(reg) ok, in("ecx") msr, out("eax") lo, out("edx") hi, options(nostack));
+    }
+    (ok != 0).then_some(u64::from(hi) << 32 | u64::from(lo))
+}
+
+/// Writes a register that may not exist or may refuse the value; false where the write faulted.
+///
+/// # Safety
+/// If the register takes the value, every invariant of the hypervisor still holds.
+pub unsafe fn wrmsr_safe(msr: u32, value: u64) -> bool {
+    let ok: u32;
+    // SAFETY: a fault resumes at the fixup with `ok` zero; the rest is the caller's duty.
+    unsafe {
+        asm!("mov {ok:e}, 1", "2: wrmsr", "3:",
+            ".pushsection .text.entry, \"ax\"", "4: xor {ok:e}, {ok:e}", "jmp 3b", ".popsection",
+            ".pushsection .ex_table, \"a\"", ".long 2b - ., 4b - .", ".popsection",
+            ok = out(reg) ok, in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack));
+    }
+    ok != 0
+}
+
+/// The time-stamp counter.
+#[inline]
+pub fn rdtsc() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+macro_rules! control_register {
+    ($read:ident, $write:ident, $name:literal) => {
+        /// Reads the control or debug register.
+        #[inline]
+        pub fn $read() -> u64 {
+            let value: u64;
+            // SAFETY: ring 0 may read it; reading changes nothing.
+            unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nostack, preserves_flags)) };
+            value
+        }
+
+        /// Writes the control or debug register.
+        ///
+        /// # Safety
+        /// The value is valid, and every mapping and mode the hypervisor relies on still holds with it.
+        #[inline]
+        pub unsafe fn $write(value: u64) {
+            // SAFETY: the caller's duty.
+            unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+        }
+    };
+}
+control_register!(cr0, set_cr0, "cr0");
+control_register!(cr2, set_cr2, "cr2");
+control_register!(cr3, set_cr3, "cr3");
+control_register!(cr4, set_cr4, "cr4");
+control_register!(dr0, set_dr0, "dr0");
+control_register!(dr1, set_dr1, "dr1");
+control_register!(dr2, set_dr2, "dr2");
+control_register!(dr3, set_dr3, "dr3");
+control_register!(dr6, set_dr6, "dr6");
+control_register!(dr7, set_dr7, "dr7");
+
+/// Forgets the translation of one address in the current address space, global ones too.
+#[inline]
+pub fn invlpg(va: u64) {
+    // SAFETY: dropping a translation only costs a walk.
+    unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack, preserves_flags)) };
+}
+
+/// Writes back and drops all caches of this CPU.
+pub fn wbinvd() {
+    // SAFETY: slow, otherwise without effect.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
+/// Stops this CPU for ever.
+pub fn halt_for_ever() -> ! {
+    loop {
+        // SAFETY: with interrupts off only an NMI or a machine check wakes the CPU, and it halts again.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

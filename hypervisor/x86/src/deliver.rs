@@ -1,0 +1,144 @@
+//! Entering the guest's kernel: exceptions, callbacks, system calls; and the last look before every return.
+
+use core::sync::atomic::Ordering;
+
+use hv_pv::bounce::{self, Frame, Origin};
+use hv_pv::regs::{Mode, Regs};
+use hv_pv::trap::{self, Event, Handler};
+
+use crate::domain::{self, Crash};
+use crate::guest::Caller;
+use crate::percpu::this_cpu;
+use crate::vcpu::{Vcpu, current};
+use crate::work;
+
+#[inline(always)]
+fn origin<'a>(vcpu: &Vcpu, regs: &'a Regs) -> Origin<'a> {
+    Origin {
+        regs,
+        mode: vcpu.mode.get(),
+        kernel_sp: vcpu.kernel_sp.get(),
+        upcall_mask: vcpu.upcall_mask(),
+        iopl: vcpu.iopl.get(),
+    }
+}
+
+/// Puts a planned frame on the guest's kernel stack, on its kernel's page table.
+#[inline(always)]
+fn store<const N: usize>(vcpu: &Vcpu, frame: &Frame<N>) -> Result<(), Crash> {
+    if vcpu.mode.get() == Mode::User {
+        vcpu.toggle();
+    }
+    Caller.write_words(frame.sp, &frame.words).map_err(|_| Crash::KernelStack)
+}
+
+/// Gives exception `vector` to the guest.
+#[inline]
+pub fn exception(regs: &mut Regs, vcpu: &Vcpu, vector: u8, error: Option<u32>) {
+    let Some(handler) = vcpu.traps[usize::from(vector)].get().handler() else {
+        return domain::crash(vcpu, regs, Crash::NoHandler(vector));
+    };
+    let from = origin(vcpu, regs);
+    let done = match error {
+        Some(error) => from.frame_with_error(error).map_err(|_| Crash::KernelStack).and_then(|f| {
+            store(vcpu, &f)?;
+            Ok(f.sp)
+        }),
+        None => from.frame().map_err(|_| Crash::KernelStack).and_then(|f| {
+            store(vcpu, &f)?;
+            Ok(f.sp)
+        }),
+    };
+    match done {
+        Ok(sp) => {
+            bounce::enter(regs, handler, sp);
+            if handler.masks_events {
+                vcpu.set_upcall_mask(1);
+            }
+        }
+        Err(why) => domain::crash(vcpu, regs, why),
+    }
+}
+
+/// Gives what a rule of `hv-pv` decided to the guest.
+pub fn event(regs: &mut Regs, vcpu: &Vcpu, event: Event) {
+    match event {
+        Event::Plain(vector) => exception(regs, vcpu, vector, None),
+        Event::GeneralProtection(error) => exception(regs, vcpu, trap::GP, Some(error)),
+        Event::Stack(error) => exception(regs, vcpu, 12, Some(error)),
+        Event::PageFault { address, error } => page_fault(regs, vcpu, address, error),
+    }
+}
+
+/// Gives a page fault to the guest.
+#[inline]
+pub fn page_fault(regs: &mut Regs, vcpu: &Vcpu, address: u64, error: u32) {
+    vcpu.set_cr2(address);
+    let error = trap::page_fault_error(error, vcpu.mode.get());
+    exception(regs, vcpu, trap::PF, Some(error));
+}
+
+/// Enters a callback of the guest's kernel; false if it has none.
+fn callback(regs: &mut Regs, vcpu: &Vcpu, handler: Option<Handler>, mask: bool, why: Crash) {
+    let Some(handler) = handler else { return domain::crash(vcpu, regs, why) };
+    let planned = origin(vcpu, regs).frame();
+    match planned.map_err(|_| Crash::KernelStack).and_then(|f| {
+        store(vcpu, &f)?;
+        Ok(f.sp)
+    }) {
+        Ok(sp) => {
+            bounce::enter(regs, handler, sp);
+            if mask || handler.masks_events {
+                vcpu.set_upcall_mask(1);
+            }
+        }
+        Err(why) => domain::crash(vcpu, regs, why),
+    }
+}
+
+/// SYSCALL in user mode: enters the kernel's callback.
+#[inline]
+pub fn system_call(regs: &mut Regs, vcpu: &Vcpu) {
+    let Some(handler) = vcpu.callbacks.syscall.get() else {
+        // The reference answers with #UD where no callback is registered.
+        return exception(regs, vcpu, trap::UD, None);
+    };
+    let planned = origin(vcpu, regs).frame();
+    match planned.map_err(|_| Crash::KernelStack).and_then(|f| {
+        store(vcpu, &f)?;
+        Ok(f.sp)
+    }) {
+        Ok(sp) => {
+            bounce::enter_system_call(regs, handler, sp);
+            if handler.masks_events {
+                vcpu.set_upcall_mask(1);
+            }
+        }
+        Err(why) => domain::crash(vcpu, regs, why),
+    }
+}
+
+/// The guest's frame could not be loaded: its failsafe callback hears of it.
+pub fn failsafe(regs: &mut Regs, vcpu: &Vcpu) {
+    callback(regs, vcpu, vcpu.callbacks.failsafe.get(), false, Crash::NoFailsafe);
+}
+
+/// The last look before a return to the guest: waiting work, then pending events.
+#[inline(always)]
+pub fn before_return(regs: &mut Regs) {
+    loop {
+        if this_cpu().work.load(Ordering::Relaxed) != 0 {
+            work::run(regs);
+        }
+        let vcpu = current();
+        if !vcpu.wants_upcall() {
+            return;
+        }
+        upcall(regs, vcpu);
+    }
+}
+
+#[inline(never)]
+fn upcall(regs: &mut Regs, vcpu: &Vcpu) {
+    callback(regs, vcpu, vcpu.callbacks.event.get(), true, Crash::NoEventCallback);
+}

@@ -1,0 +1,133 @@
+//! A domain of this machine: the core's state of it, its vCPUs, and how it ends.
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hv_pv::regs::{Mode, Regs};
+use hv_types::{DomId, Mfn};
+use spin::Once;
+
+use crate::guest::Caller;
+use crate::vcpu::Vcpu;
+use crate::{panic, power, println};
+
+/// Why a domain cannot go on. Everything here is the guest's own doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// An exception for which it has no handler.
+    NoHandler(u8),
+    /// Its kernel stack cannot take a frame, or holds none.
+    KernelStack,
+    /// An event arrived and no callback is registered.
+    NoEventCallback,
+    /// The processor refused its registers and no failsafe callback is registered.
+    NoFailsafe,
+    /// A return to user mode without a user page table.
+    NoUserRoot,
+    /// It asked for it (`SCHEDOP_shutdown` with reason crash).
+    Asked,
+    /// The core says so.
+    Rule(&'static str),
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Crash::NoHandler(vector) => write!(f, "exception {vector} and no handler for it"),
+            Crash::KernelStack => f.write_str("its kernel stack is not usable"),
+            Crash::NoEventCallback => f.write_str("an event and no event callback"),
+            Crash::NoFailsafe => f.write_str("registers that cannot be loaded and no failsafe callback"),
+            Crash::NoUserRoot => f.write_str("a return to user mode without a user page table"),
+            Crash::Asked => f.write_str("it reports that it crashed"),
+            Crash::Rule(rule) => f.write_str(rule),
+        }
+    }
+}
+
+/// One domain.
+pub struct Domain {
+    /// Its number.
+    pub id: DomId,
+    /// True for dom0.
+    pub privileged: bool,
+    /// Frame of its shared page.
+    pub shared_info: Mfn,
+    /// Bits of `VMASST_TYPE_*` that are on.
+    assists: AtomicU64,
+    /// It ended and does not run again.
+    pub dead: AtomicBool,
+    vcpus: Once<&'static [&'static Vcpu]>,
+    /// Unimplemented calls already logged, one bit a number.
+    unknown: AtomicU64,
+}
+
+impl Domain {
+    /// A domain without vCPUs.
+    pub fn new(id: DomId, privileged: bool, shared_info: Mfn) -> Self {
+        Domain {
+            id,
+            privileged,
+            shared_info,
+            assists: AtomicU64::new(0),
+            dead: AtomicBool::new(false),
+            vcpus: Once::new(),
+            unknown: AtomicU64::new(0),
+        }
+    }
+
+    /// Its vCPUs by number.
+    pub fn vcpus(&self) -> &'static [&'static Vcpu] {
+        self.vcpus.get().copied().unwrap_or(&[])
+    }
+
+    /// Names its vCPUs, once.
+    pub fn set_vcpus(&self, vcpus: &'static [&'static Vcpu]) {
+        self.vcpus.call_once(|| vcpus);
+    }
+
+    /// True the first time it is called with this number.
+    pub fn first_unknown(&self, number: u32) -> bool {
+        let bit = 1u64 << number.min(63);
+        self.unknown.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// True if the assist is on.
+    #[inline(always)]
+    pub fn assists(&self, kind: u32) -> bool {
+        self.assists.load(Ordering::Relaxed) >> kind & 1 != 0
+    }
+
+    /// Switches an assist.
+    pub fn set_assist(&self, kind: u32, on: bool) {
+        let bit = 1u64 << (kind & 63);
+        if on {
+            self.assists.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.assists.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Prints what is known of a guest that cannot go on.
+fn report(vcpu: &Vcpu, regs: &Regs, why: Crash) {
+    println!("d{}v{} crashed: {why}", vcpu.domain.id.0, vcpu.id);
+    panic::print_regs(regs);
+    let mode = if vcpu.mode.get() == Mode::Kernel { "kernel" } else { "user" };
+    println!("Guest mode: {mode}. Guest stack from rsp {:#x}:", regs.rsp);
+    for line in 0..8u64 {
+        let Ok(words) = Caller.read_words::<4>(regs.rsp.wrapping_add(line * 32)) else { break };
+        println!("   {:016x} {:016x} {:016x} {:016x}", words[0], words[1], words[2], words[3]);
+    }
+}
+
+/// Ends a domain that cannot go on. For dom0 that is the end of the machine's work.
+#[cold]
+pub fn crash(vcpu: &Vcpu, regs: &mut Regs, why: Crash) {
+    report(vcpu, regs, why);
+    vcpu.domain.dead.store(true, Ordering::Relaxed);
+    if vcpu.domain.privileged {
+        println!("Domain 0 crashed.");
+        power::after_fatal();
+    }
+    crate::work::leave(vcpu);
+}

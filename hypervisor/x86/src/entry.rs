@@ -1,0 +1,154 @@
+//! The doors: interrupt and exception stubs, SYSCALL, and the way back to the guest.
+//!
+//! Interrupts stay off from entry to exit; the hypervisor never sleeps and bounds every call instead. All saved
+//! registers of a guest lie at the end of the CPU's primary stack, in the order of [`Regs`].
+
+use core::arch::naked_asm;
+
+use crate::trap;
+use hv_pv::regs::Regs;
+
+/// Bytes of a stub in the table.
+const STUB_SIZE: u64 = 16;
+
+/// What SYSCALL leaves in the vector's place.
+pub const SYSCALL: u32 = 0x100;
+
+core::arch::global_asm!(
+    r#"
+    .section .text.entry, "ax"
+    .balign 16
+    .global entry_stubs
+entry_stubs:
+    .set vector, 0
+    .rept 256
+    .balign 16
+    .if (vector == 8) | ((vector >= 10) & (vector <= 14)) | (vector == 17) | (vector == 21) | (vector == 29) | (vector == 30)
+    .else
+    push 0
+    .endif
+    mov dword ptr [rsp + 4], vector
+    jmp {common}
+    .set vector, vector + 1
+    .endr
+    "#,
+    common = sym trap_entry,
+);
+
+unsafe extern "C" {
+    static entry_stubs: u8;
+}
+
+/// Address of the stub for `vector`.
+pub fn stub_address(vector: usize) -> u64 {
+    (&raw const entry_stubs) as u64 + vector as u64 * STUB_SIZE
+}
+
+/// Every exception and interrupt. The stub has pushed the error code and written the vector beside it.
+///
+/// # Safety
+/// Only the stubs jump here.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.trap")]
+pub unsafe extern "C" fn trap_entry() {
+    naked_asm!(
+        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        "cld",
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "call {handler}",
+        "add rsp, 8",
+        "jmp {exit}",
+        handler = sym trap::on_trap,
+        exit = sym iret_exit,
+    )
+}
+
+/// Back by IRET. A fault at the IRET itself has an entry in the exception table.
+///
+/// # Safety
+/// `rsp` points at a complete set of saved registers.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.exit")]
+pub unsafe extern "C" fn iret_exit() {
+    naked_asm!(
+        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop r10", "pop r9", "pop r8",
+        "pop rax", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+        "add rsp, 8",
+        "2: iretq",
+        ".pushsection .ex_table, \"a\"",
+        ".long 2b - ., {fixup} - .",
+        ".popsection",
+        fixup = sym iret_fixup,
+    )
+}
+
+/// The guest's frame could not be returned to: rebuild the registers below it and let Rust decide.
+///
+/// # Safety
+/// Reached only through the exception table: `rsp` is at the hardware frame of a failed IRET.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.fixup")]
+unsafe extern "C" fn iret_fixup() {
+    naked_asm!(
+        "push 0",
+        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "call {handler}",
+        "add rsp, 8",
+        "jmp {exit}",
+        handler = sym trap::on_bad_iret,
+        exit = sym iret_exit,
+    )
+}
+
+/// SYSCALL from ring 3: a hypercall if the guest's kernel runs, else a system call for that kernel. The CPU's stub
+/// has stored the stack pointer and points `rsp` at its place.
+///
+/// # Safety
+/// Only the CPUs' stubs jump here.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.syscall")]
+pub unsafe extern "C" fn syscall_entry() {
+    naked_asm!(
+        "mov qword ptr [rsp + 8], {ss}",
+        "push r11",
+        "push {cs}",
+        "push rcx",
+        "push 0",
+        "mov dword ptr [rsp + 4], {mark}",
+        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "call {handler}",
+        "add rsp, 8",
+        "test al, al",
+        "jz {iret}",
+        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop r10", "pop r9", "pop r8",
+        "pop rax", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+        "mov rcx, [rsp + 8]",
+        "mov r11, [rsp + 24]",
+        "mov rsp, [rsp + 32]",
+        "sysretq",
+        ss = const crate::desc::GUEST_SS as i32,
+        cs = const crate::desc::GUEST_CS as i32,
+        mark = const SYSCALL,
+        handler = sym trap::on_syscall,
+        iret = sym iret_exit,
+    )
+}
+
+/// First entry to a guest on this CPU: the registers are already in their place.
+///
+/// # Safety
+/// `regs` are the saved registers at the end of this CPU's primary stack, and the vCPU's state is loaded.
+pub unsafe fn enter_guest(regs: *const Regs) -> ! {
+    // SAFETY: the caller's duty; nothing above is needed again.
+    unsafe {
+        core::arch::asm!("mov rsp, {}", "jmp {}", in(reg) regs, sym iret_exit, options(noreturn));
+    }
+}

@@ -1,0 +1,207 @@
+//! The caller's memory, reached through its own page tables.
+//!
+//! Addresses are the guest's allegations. One comparison keeps them out of the hypervisor's slots; everything else
+//! that can be wrong with an address faults, and the exception table turns the fault into [`Fault`]. The guest's
+//! root table is loaded while it calls, so no walk in software is needed, and CR0.WP makes our writes obey its
+//! read-only mappings, which is what keeps page tables safe (I-PT-1).
+
+use core::arch::asm;
+
+use hv_core::port::{Fault, GuestSpace};
+use hv_types::GuestVa;
+
+/// The address space that is loaded on this CPU.
+#[derive(Clone, Copy)]
+pub struct Caller;
+
+/// Bits 63..43 of every address in the hypervisor's slots, and of no other.
+const HYPERVISOR_TOP: u64 = 0xffff_8000_0000_0000 >> 43;
+
+/// An access that starts outside the hypervisor's slots and ascends cannot reach them: the addresses directly
+/// below are not canonical and fault first.
+#[inline(always)]
+fn allowed(va: u64) -> bool {
+    va >> 43 != HYPERVISOR_TOP
+}
+
+/// STAC or CLAC, noted so that [`patch_smap`] can remove it where the CPU has no SMAP.
+macro_rules! noted {
+    ($ins:literal, $label:literal) => {
+        concat!(
+            $label,
+            ": ",
+            $ins,
+            "\n",
+            ".pushsection .smap_sites, \"a\"\n.long ",
+            $label,
+            "b - .\n.popsection\n"
+        )
+    };
+}
+
+macro_rules! word_access {
+    ($read:ident, $write:ident, $ty:ty, $reg:ident, $fmt:literal) => {
+        /// Reads one word of the caller's memory, once.
+        #[inline(always)]
+        pub fn $read(self, va: u64) -> Result<$ty, Fault> {
+            if !allowed(va) {
+                return Err(Fault);
+            }
+            let value: $ty;
+            // SAFETY: reads guest memory only (`allowed`), and a fault lands at the label.
+            unsafe {
+                asm!(noted!("stac", "20"), concat!("21: mov ", $fmt, ", [{va}]"), noted!("clac", "22"),
+                    ".pushsection .ex_table, \"a\"", ".long 21b - ., {fault} - .", ".popsection",
+                    v = out($reg) value, va = in(reg) va, fault = label { return Err(Fault) },
+                    options(nostack));
+            }
+            Ok(value)
+        }
+
+        /// Writes one word of the caller's memory, once.
+        #[inline(always)]
+        pub fn $write(self, va: u64, value: $ty) -> Result<(), Fault> {
+            if !allowed(va) {
+                return Err(Fault);
+            }
+            // SAFETY: writes guest memory only (`allowed`), obeying its mappings; a fault lands at the label.
+            unsafe {
+                asm!(noted!("stac", "20"), concat!("21: mov [{va}], ", $fmt), noted!("clac", "22"),
+                    ".pushsection .ex_table, \"a\"", ".long 21b - ., {fault} - .", ".popsection",
+                    v = in($reg) value, va = in(reg) va, fault = label { return Err(Fault) },
+                    options(nostack));
+            }
+            Ok(())
+        }
+    };
+}
+
+impl Caller {
+    word_access!(read_u64, write_u64, u64, reg, "{v}");
+    word_access!(read_u32, write_u32, u32, reg, "{v:e}");
+    word_access!(read_u16, write_u16, u16, reg, "{v:x}");
+    word_access!(read_u8, write_u8, u8, reg_byte, "{v}");
+
+    /// Reads a structure of plain 64-bit words.
+    #[inline(always)]
+    pub fn read_words<const N: usize>(self, va: u64) -> Result<[u64; N], Fault> {
+        let mut out = [0; N];
+        let mut at = va;
+        for word in &mut out {
+            *word = self.read_u64(at)?;
+            at = at.wrapping_add(8);
+        }
+        Ok(out)
+    }
+
+    /// Copies by words and then by bytes.
+    fn read_bulk(self, va: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let mut at = va;
+        let mut chunks = into.chunks_exact_mut(8);
+        for chunk in &mut chunks {
+            chunk.copy_from_slice(&self.read_u64(at)?.to_ne_bytes());
+            at = at.wrapping_add(8);
+        }
+        for byte in chunks.into_remainder() {
+            *byte = self.read_u8(at)?;
+            at = at.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    fn write_bulk(self, va: u64, from: &[u8]) -> Result<(), Fault> {
+        let mut at = va;
+        let (words, rest) = from.as_chunks::<8>();
+        for word in words {
+            self.write_u64(at, u64::from_ne_bytes(*word))?;
+            at = at.wrapping_add(8);
+        }
+        for byte in rest {
+            self.write_u8(at, *byte)?;
+            at = at.wrapping_add(1);
+        }
+        Ok(())
+    }
+}
+
+impl GuestSpace for Caller {
+    #[inline(always)]
+    fn read(&self, from: GuestVa, into: &mut [u8]) -> Result<(), Fault> {
+        match into.len() {
+            8 => into.copy_from_slice(&self.read_u64(from.0)?.to_ne_bytes()),
+            4 => into.copy_from_slice(&self.read_u32(from.0)?.to_ne_bytes()),
+            16 => {
+                let [a, b] = self.read_words::<2>(from.0)?;
+                let (low, high) = into.split_at_mut(8);
+                low.copy_from_slice(&a.to_ne_bytes());
+                high.copy_from_slice(&b.to_ne_bytes());
+            }
+            _ => return self.read_bulk(from.0, into),
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write(&self, to: GuestVa, from: &[u8]) -> Result<(), Fault> {
+        match from.len() {
+            4 => self.write_u32(to.0, u32::from_ne_bytes([from[0], from[1], from[2], from[3]])),
+            _ => self.write_bulk(to.0, from),
+        }
+    }
+}
+
+unsafe extern "C" {
+    static __ex_table_start: i32;
+    static __ex_table_end: i32;
+    static __smap_sites_start: i32;
+    static __smap_sites_end: i32;
+}
+
+/// Address to continue at after a fault at `ip` inside the hypervisor, where one is foreseen.
+pub fn fixup(ip: u64) -> Option<u64> {
+    let mut at = &raw const __ex_table_start;
+    let end = &raw const __ex_table_end;
+    while at < end {
+        let target = at.wrapping_add(1);
+        // SAFETY: the linker script places pairs of words between the two symbols.
+        let (fault, to) = unsafe { (at as i64 + i64::from(*at), target as i64 + i64::from(*target)) };
+        if fault as u64 == ip {
+            return Some(to as u64);
+        }
+        at = at.wrapping_add(2);
+    }
+    None
+}
+
+/// Replaces every STAC and CLAC by a no-op, for CPUs that would refuse them.
+///
+/// # Safety
+/// Called once, by the boot CPU, while text is still writable and no other CPU runs.
+pub unsafe fn patch_smap() {
+    let mut at = &raw const __smap_sites_start;
+    let end = &raw const __smap_sites_end;
+    while at < end {
+        // SAFETY: each word names an instruction of three bytes in the text, which is writable by the caller's word.
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                [0x0f, 0x1f, 0x00].as_ptr(),
+                (at as i64 + i64::from(*at)) as *mut u8,
+                3,
+            )
+        };
+        at = at.wrapping_add(1);
+    }
+}
+
+impl Caller {
+    /// Writes whole words; stops at the first that faults.
+    #[inline(always)]
+    pub fn write_words<const N: usize>(self, va: u64, words: &[u64; N]) -> Result<(), Fault> {
+        let mut at = va;
+        for word in words {
+            self.write_u64(at, *word)?;
+            at = at.wrapping_add(8);
+        }
+        Ok(())
+    }
+}

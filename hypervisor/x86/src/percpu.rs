@@ -1,0 +1,183 @@
+//! What each CPU has of its own: stacks, the record at the end of the primary stack, GDT, TSS, syscall stub.
+//!
+//! One block of 64 KiB a CPU, aligned to its size. From low to high addresses: an unmapped guard page, the stacks
+//! for double fault, machine check and NMI (two pages each, a guard page under each), a guard page, the primary
+//! stack, and at its end the [`Cpu`] record. The guest's registers lie directly below the record, because that is
+//! where the processor begins to push when it enters from ring 3.
+
+use core::cell::Cell;
+use core::mem::size_of;
+use core::ptr::null;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::layout::{self, STACK_BLOCK};
+use crate::mem::{self, PAGE, pte};
+use crate::vcpu::Vcpu;
+use crate::{cpu, desc};
+
+/// Pages of the block that stay unmapped.
+const GUARDS: [u64; 4] = [0, 3, 6, 9];
+/// End of each stack that an IST entry names, in pages from the start of the block.
+const IST_ENDS: [u64; 3] = [3, 6, 9];
+const BLOCK_PAGES: u64 = STACK_BLOCK / PAGE;
+
+/// CPUs the image has room to name.
+pub const MAX_CPUS: usize = 256;
+
+/// One CPU's record. Written by its own CPU only, except the atomics.
+#[repr(C, align(16))]
+pub struct Cpu {
+    /// The vCPU whose registers are on the stack, or null on an idle CPU.
+    pub current: Cell<*const Vcpu>,
+    /// Number of this CPU, from 0.
+    pub id: u32,
+    /// APIC id.
+    pub apic_id: u32,
+    /// Machine address of the page that holds the CPU's own descriptors.
+    pub gdt_page: u64,
+    /// The same page, as we see it.
+    pub gdt: *mut u64,
+    /// TSS, for the top of the primary stack and the I/O bitmap.
+    pub tss: *mut desc::Tss,
+    /// Work that waits for the next return to a guest (bits of [`work`]).
+    pub work: AtomicU32,
+    /// Root tables loaded so far.
+    pub root_loads: AtomicU64,
+    /// TLB flushes so far.
+    pub tlb_flushes: AtomicU64,
+    /// The CR3 value that is loaded.
+    pub loaded_root: Cell<u64>,
+    /// The FPU and debug state in the registers belong to this vCPU.
+    pub fpu_owner: Cell<*const Vcpu>,
+}
+
+/// Bits of [`Cpu::work`].
+pub mod work {
+    /// Choose again who runs.
+    pub const SCHEDULE: u32 = 1;
+    /// A timer may have expired.
+    pub const TIMER: u32 = 2;
+}
+
+// SAFETY: the plain fields are written before the record is published and by the record's own CPU afterwards.
+unsafe impl Sync for Cpu {}
+
+static RECORDS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Offset of the record within the block.
+pub const RECORD_OFFSET: u64 = STACK_BLOCK - size_of::<Cpu>() as u64;
+
+/// The record of the CPU that runs this code. Valid on any stack of a CPU's block, which is every stack after
+/// [`enter_first_stack`].
+#[inline(always)]
+pub fn this_cpu() -> &'static Cpu {
+    let sp: u64;
+    // SAFETY: reads the stack pointer.
+    unsafe { core::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags, pure)) };
+    // SAFETY: all stacks lie in a block whose end holds an initialised record that is never freed (I-CPU-1).
+    unsafe { &*(((sp & !(STACK_BLOCK - 1)) + RECORD_OFFSET) as *const Cpu) }
+}
+
+/// Record of CPU `id`, once it was prepared.
+pub fn cpu_record(id: usize) -> Option<&'static Cpu> {
+    let at = RECORDS.get(id)?.load(Ordering::Acquire);
+    // SAFETY: a non-zero word is the address of a record published by `prepare`.
+    (at != 0).then(|| unsafe { &*(at as *const Cpu) })
+}
+
+fn block(id: u32) -> u64 {
+    layout::STACKS + u64::from(id) * 2 * STACK_BLOCK
+}
+
+/// Where the code of CPU `id`'s syscall stub lies: a page of its own behind the block.
+pub fn stub(id: u32) -> u64 {
+    block(id) + STACK_BLOCK
+}
+
+/// Makes stacks, record, descriptors and stub of CPU `id`.
+pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
+    let base = block(id);
+    for page in (0..BLOCK_PAGES).filter(|p| !GUARDS.contains(p)) {
+        mem::map_fresh(base + page * PAGE, PAGE)?;
+    }
+    let gdt_page = mem::take_frame().ok_or(mem::NoMemory)?;
+    let tss_page = mem::take_frame().ok_or(mem::NoMemory)?;
+    let record = (base + RECORD_OFFSET) as *mut Cpu;
+    let tss = mem::phys_to_virt(tss_page).cast::<desc::Tss>();
+    let gdt = mem::phys_to_virt(gdt_page).cast::<u64>();
+    let ist = IST_ENDS.map(|end| base + end * PAGE);
+    // SAFETY: both pages are fresh and ours; the layouts fit a page.
+    unsafe {
+        tss.write(desc::Tss::new(record as u64, ist));
+        desc::fill_gdt_page(gdt, tss as u64, id);
+    }
+    // SAFETY: the record's memory was just mapped and nobody else knows of it.
+    unsafe {
+        record.write(Cpu {
+            current: Cell::new(null()),
+            id,
+            apic_id,
+            gdt_page,
+            gdt,
+            tss,
+            work: AtomicU32::new(0),
+            root_loads: AtomicU64::new(0),
+            tlb_flushes: AtomicU64::new(0),
+            loaded_root: Cell::new(0),
+            fpu_owner: Cell::new(null()),
+        });
+    }
+    write_stub(id, record as u64)?;
+    if let Some(slot) = RECORDS.get(id as usize) {
+        slot.store(record as u64, Ordering::Release);
+    }
+    // SAFETY: initialised above and never freed.
+    Ok(unsafe { &*record })
+}
+
+/// The stub stores the guest's stack pointer in its place among the saved registers and continues from there:
+/// `mov [rip + a], rsp; lea rsp, [rip + b]; jmp syscall_entry`.
+fn write_stub(id: u32, record: u64) -> Result<(), mem::NoMemory> {
+    let frame = mem::take_frame().ok_or(mem::NoMemory)?;
+    let at = stub(id);
+    let rsp_slot = record - 16;
+    let code = mem::phys_to_virt(frame);
+    let rel = |target: u64, next: u64| (target.wrapping_sub(at + next) as u32).to_le_bytes();
+    let mut bytes = [0xccu8; 19];
+    bytes[..3].copy_from_slice(&[0x48, 0x89, 0x25]);
+    bytes[3..7].copy_from_slice(&rel(rsp_slot, 7));
+    bytes[7..10].copy_from_slice(&[0x48, 0x8d, 0x25]);
+    bytes[10..14].copy_from_slice(&rel(rsp_slot, 14));
+    bytes[14] = 0xe9;
+    bytes[15..19].copy_from_slice(&rel(crate::entry::syscall_entry as *const () as u64, 19));
+    // SAFETY: a fresh frame of ours; it becomes executable only below, and through the direct map it is data that
+    // nobody writes again (I-HV-1 allows the view because the stub has no other writer).
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), code, bytes.len()) };
+    // SAFETY: the page behind the block is unused until here.
+    unsafe { mem::map(at, frame, PAGE, pte::CODE) }
+}
+
+/// Leaves the boot stack for the primary stack of the prepared CPU and calls `then` there.
+///
+/// # Safety
+/// Called once on each CPU, on its boot stack, which is never used again.
+pub unsafe fn enter_first_stack(cpu: &'static Cpu, then: extern "C" fn() -> !) -> ! {
+    let top = core::ptr::from_ref(cpu) as u64;
+    // SAFETY: the stack below the record is mapped and unused; `then` does not return.
+    unsafe {
+        core::arch::asm!("mov rsp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) top, in(reg) then,
+            options(noreturn));
+    }
+}
+
+/// Loads a root table unless it is loaded already.
+///
+/// # Safety
+/// `root` is a valid root table whose hypervisor slots are ours.
+#[inline]
+pub unsafe fn load_root(cpu: &Cpu, root: u64) {
+    cpu.loaded_root.set(root);
+    cpu.root_loads.store(cpu.root_loads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    // SAFETY: the caller's duty.
+    unsafe { cpu::set_cr3(root) };
+}

@@ -1,0 +1,152 @@
+//! Where every entry arrives, and which path it takes.
+
+use hv_pv::regs::{Mode, Regs};
+use hv_pv::trap::{self, software_interrupt};
+
+use crate::domain::{self, Crash};
+use crate::guest::{self, Caller};
+use crate::percpu::this_cpu;
+use crate::vcpu::{Vcpu, current};
+use crate::{cpu, deliver, emulate, hypercall, interrupt, panic};
+
+/// Lowest vector that is not an exception.
+const FIRST_INTERRUPT: u8 = 0x20;
+const LINUX_SYSCALL: u8 = 0x80;
+
+/// Exceptions and interrupts.
+pub extern "C" fn on_trap(regs: &mut Regs) {
+    if regs.cs & 3 == 0 {
+        return from_hypervisor(regs);
+    }
+    let vcpu = current();
+    match regs.vector() {
+        trap::PF => page_fault(regs, vcpu),
+        trap::NMI => return interrupt::nmi(regs),
+        trap::MC => return interrupt::machine_check(regs),
+        8 => panic::fatal(regs, "double fault"),
+        trap::GP => general_protection(regs, vcpu),
+        trap::UD => invalid_opcode(regs, vcpu),
+        trap::DB => debug(regs, vcpu),
+        trap::NM => device_not_available(regs, vcpu),
+        LINUX_SYSCALL => software(regs, vcpu, LINUX_SYSCALL, 0),
+        vector @ 0..FIRST_INTERRUPT => {
+            let error = trap::has_error_code(vector).then_some(regs.error_code);
+            deliver::exception(regs, vcpu, vector, error);
+        }
+        vector => interrupt::handle(vector),
+    }
+    deliver::before_return(regs);
+}
+
+/// Traps in the hypervisor itself: an interrupt of an idle CPU, a foreseen fault, or our bug.
+fn from_hypervisor(regs: &mut Regs) {
+    let vector = regs.vector();
+    match vector {
+        trap::NMI => interrupt::nmi(regs),
+        trap::MC => interrupt::machine_check(regs),
+        FIRST_INTERRUPT.. => interrupt::handle(vector),
+        _ => match guest::fixup(regs.rip) {
+            Some(to) => regs.rip = to,
+            None => panic::fatal(regs, "exception in the hypervisor"),
+        },
+    }
+}
+
+/// SYSCALL from ring 3. True: return by SYSRET.
+pub extern "C" fn on_syscall(regs: &mut Regs) -> bool {
+    let vcpu = current();
+    match vcpu.mode.get() {
+        Mode::Kernel => hypercall::enter(regs, vcpu),
+        Mode::User => deliver::system_call(regs, vcpu),
+    }
+    deliver::before_return(regs);
+    may_sysret(regs)
+}
+
+/// SYSRET restores only the flat 64-bit selectors, takes rcx and r11 away, and faults in ring 0 where the address
+/// is not canonical.
+#[inline(always)]
+fn may_sysret(regs: &Regs) -> bool {
+    let canonical = ((regs.rip as i64) << 16 >> 16) as u64 == regs.rip;
+    regs.entry_vector & Regs::LAZY_RETURN != 0 && regs.cs == u64::from(crate::desc::GUEST_CS) && canonical
+}
+
+fn page_fault(regs: &mut Regs, vcpu: &Vcpu) {
+    let address = cpu::cr2();
+    if vcpu.mode.get() == Mode::Kernel && emulate::page_table_write(regs, vcpu, address) {
+        return;
+    }
+    deliver::page_fault(regs, vcpu, address, regs.error_code);
+}
+
+/// #GP: an `INT n` of the guest if the error code says so, else an instruction that its kernel may not run here.
+fn general_protection(regs: &mut Regs, vcpu: &Vcpu) {
+    let error = regs.error_code;
+    // External events aside, bit 1 says that the IDT was at fault.
+    if error & 3 == 2 {
+        let mut code = [0u8; 2];
+        let fetched =
+            Caller.read_u8(regs.rip).and_then(|a| Ok([a, Caller.read_u8(regs.rip.wrapping_add(1))?]));
+        let known = fetched.is_ok();
+        if let Ok(bytes) = fetched {
+            code = bytes;
+        }
+        let (vector, len) = software_interrupt(error, if known { &code } else { &[] });
+        return software(regs, vcpu, vector, u64::from(len));
+    }
+    if error == 0 && emulate::privileged(regs, vcpu) {
+        return;
+    }
+    deliver::exception(regs, vcpu, trap::GP, Some(error));
+}
+
+/// `INT vector`: allowed by the guest's own gate, or a #GP as the processor would give.
+fn software(regs: &mut Regs, vcpu: &Vcpu, vector: u8, len: u64) {
+    let entry = vcpu.traps[usize::from(vector)].get();
+    if entry.handler().is_some() && entry.allows_software_interrupt(vcpu.mode.get()) {
+        regs.rip = regs.rip.wrapping_add(len);
+        return deliver::exception(regs, vcpu, vector, None);
+    }
+    // The gate of INT 0x80 let it pass, so that RIP is behind the instruction already.
+    if len == 0 {
+        regs.rip = regs.rip.wrapping_sub(2);
+    }
+    deliver::exception(regs, vcpu, trap::GP, Some(u32::from(vector) << 3 | 2));
+}
+
+fn invalid_opcode(regs: &mut Regs, vcpu: &Vcpu) {
+    if !emulate::forced(regs, vcpu) {
+        deliver::exception(regs, vcpu, trap::UD, None);
+    }
+}
+
+/// #DB: the guest's DR6 gathers what the processor reports.
+fn debug(regs: &mut Regs, vcpu: &Vcpu) {
+    const FIXED: u64 = 0xffff_0ff0;
+    let dr6 = cpu::dr6();
+    // SAFETY: clears the status for the next exception.
+    unsafe { cpu::set_dr6(FIXED) };
+    vcpu.debug[6].set(vcpu.debug[6].get() | FIXED | dr6 & 0xe00f);
+    deliver::exception(regs, vcpu, trap::DB, None);
+}
+
+/// #NM: the guest set TS; the reference clears it before the guest hears of it.
+fn device_not_available(regs: &mut Regs, vcpu: &Vcpu) {
+    vcpu.set_task_switched(false);
+    deliver::exception(regs, vcpu, trap::NM, None);
+}
+
+/// IRET refused the guest's frame: non-canonical address, or selectors that its tables do not offer.
+pub extern "C" fn on_bad_iret(regs: &mut Regs) {
+    // An NMI's or the idle loop's return never fails; the guest's registers lie in their usual place.
+    if core::ptr::from_ref(regs) as u64 + size_of::<Regs>() as u64 != core::ptr::from_ref(this_cpu()) as u64 {
+        panic::fatal(regs, "IRET failed inside the hypervisor");
+    }
+    let vcpu = current();
+    if vcpu.callbacks.failsafe.get().is_none() {
+        domain::crash(vcpu, regs, Crash::NoFailsafe);
+    } else {
+        deliver::failsafe(regs, vcpu);
+    }
+    deliver::before_return(regs);
+}

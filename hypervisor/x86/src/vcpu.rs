@@ -1,0 +1,172 @@
+//! A virtual CPU of this machine: what the processor must hold when it runs, and where its kernel wants to be entered.
+//!
+//! Every [`Cell`] belongs to the CPU that runs the vCPU, or to whoever holds it while it does not run (I-VC-1);
+//! what other CPUs may touch is atomic or behind a lock.
+
+use core::cell::Cell;
+
+use hv_pv::regs::{Mode, Regs};
+use hv_pv::trap::{Handler, TrapEntry};
+
+use crate::cpu;
+use crate::domain::Domain;
+use crate::percpu::this_cpu;
+
+/// Callbacks a kernel registers (`CALLBACKTYPE_*`).
+#[derive(Default)]
+pub struct Callbacks {
+    /// Pending events.
+    pub event: Cell<Option<Handler>>,
+    /// A return to the guest that the processor refused.
+    pub failsafe: Cell<Option<Handler>>,
+    /// SYSCALL from 64-bit user mode.
+    pub syscall: Cell<Option<Handler>>,
+    /// SYSCALL from 32-bit user mode.
+    pub syscall32: Cell<Option<Handler>>,
+    /// SYSENTER from user mode.
+    pub sysenter: Cell<Option<Handler>>,
+}
+
+/// One virtual CPU.
+pub struct Vcpu {
+    /// Number within the domain.
+    pub id: u16,
+    /// The domain it belongs to.
+    pub domain: &'static Domain,
+    /// Whether the guest's kernel or its user programs run.
+    pub mode: Cell<Mode>,
+    /// `vcpu_info` as the hypervisor sees it; mapped for as long as the vCPU lives.
+    pub info: Cell<*mut u8>,
+    /// Kernel's root table (machine address), or zero before the first.
+    pub kernel_root: Cell<u64>,
+    /// User mode's root table, or zero if there is none.
+    pub user_root: Cell<u64>,
+    /// Stack for entries from user mode (`stack_switch`).
+    pub kernel_sp: Cell<u64>,
+    /// Where the kernel wants to be entered.
+    pub callbacks: Callbacks,
+    /// The virtual IDT.
+    pub traps: [Cell<TrapEntry>; 256],
+    /// Virtual I/O privilege level, in RFLAGS position.
+    pub iopl: Cell<u64>,
+    /// CR0.TS as the guest set it.
+    pub task_switched: Cell<bool>,
+    /// Debug registers as the guest sees them.
+    pub debug: [Cell<u64>; 8],
+    /// LDT: linear address, entries.
+    pub ldt: Cell<(u64, u32)>,
+    /// Registers while the vCPU does not run.
+    pub saved: Cell<Regs>,
+    /// CR4 bits the guest switched on.
+    pub cr4: Cell<u64>,
+}
+
+// SAFETY: I-VC-1: cells are touched only by the CPU that runs or holds the vCPU.
+unsafe impl Sync for Vcpu {}
+// SAFETY: as above.
+unsafe impl Send for Vcpu {}
+
+impl Vcpu {
+    /// The event mask and the pending flag live in the guest's memory; both are single bytes at fixed places
+    /// (`struct vcpu_info`).
+    #[inline(always)]
+    pub fn upcall_mask(&self) -> u8 {
+        // SAFETY: `info` is mapped and at least 64 bytes long; the guest may write at any time, hence volatile.
+        unsafe { self.info.get().add(1).read_volatile() }
+    }
+
+    /// Sets the event mask.
+    #[inline(always)]
+    pub fn set_upcall_mask(&self, mask: u8) {
+        // SAFETY: as for `upcall_mask`.
+        unsafe { self.info.get().add(1).write_volatile(mask) };
+    }
+
+    /// True if events are pending and not masked: one look at both bytes.
+    #[inline(always)]
+    pub fn wants_upcall(&self) -> bool {
+        // SAFETY: `info` is aligned to eight bytes and mapped.
+        let both = unsafe { self.info.get().cast::<u16>().read_volatile() };
+        both & 0xff != 0 && both >> 8 == 0
+    }
+
+    /// Tells the guest the address of a page fault (`vcpu_info.arch.cr2`).
+    #[inline(always)]
+    pub fn set_cr2(&self, address: u64) {
+        // SAFETY: as for `upcall_mask`; the field is the third word.
+        unsafe { self.info.get().add(16).cast::<u64>().write_volatile(address) };
+    }
+
+    /// The address last given by [`Vcpu::set_cr2`], or what the guest wrote there.
+    pub fn cr2(&self) -> u64 {
+        // SAFETY: as for `set_cr2`.
+        unsafe { self.info.get().add(16).cast::<u64>().read_volatile() }
+    }
+
+    /// Root table of the present mode.
+    #[inline(always)]
+    pub fn root(&self) -> u64 {
+        match self.mode.get() {
+            Mode::Kernel => self.kernel_root.get(),
+            Mode::User => self.user_root.get(),
+        }
+    }
+
+    /// Goes from user mode to kernel mode or back: exchanges the GS bases and loads the other root.
+    #[inline(always)]
+    pub fn toggle(&self) {
+        let (mode, root) = match self.mode.get() {
+            Mode::Kernel => (Mode::User, self.user_root.get()),
+            Mode::User => (Mode::Kernel, self.kernel_root.get()),
+        };
+        self.mode.set(mode);
+        // SAFETY: the hypervisor does not use GS; both roots are validated tables held by this vCPU (I-PT-2).
+        unsafe {
+            core::arch::asm!("swapgs", options(nomem, nostack, preserves_flags));
+            crate::percpu::load_root(this_cpu(), root);
+        }
+    }
+}
+
+/// The vCPU whose registers are on this CPU's stack. Called on paths that a guest entered.
+#[inline(always)]
+pub fn current() -> &'static Vcpu {
+    // SAFETY: on a path entered from ring 3 the record names the running vCPU, which is not freed while it runs.
+    unsafe { &*this_cpu().current.get() }
+}
+
+impl Vcpu {
+    /// Sets CR0.TS as the guest sees it, and the processor's while the vCPU runs.
+    pub fn set_task_switched(&self, set: bool) {
+        if self.task_switched.replace(set) == set {
+            return;
+        }
+        // SAFETY: TS only makes the guest's FPU instructions trap; the hypervisor uses none.
+        unsafe { cpu::set_cr0(if set { cpu::cr0() | 8 } else { cpu::cr0() & !8 }) };
+    }
+
+    /// Sets a debug register of the guest that has passed the checks of `set_debugreg`.
+    pub fn set_debug_register(&self, register: usize, value: u64) {
+        const DR6_FIXED: u64 = 0xffff_0ff0;
+        const DR7_FIXED: u64 = 0x400;
+        // Reserved bits read as fixed values; general detect (bit 13) stays off.
+        let value = match register {
+            6 => value & 0xe00f | DR6_FIXED,
+            7 => value & 0xffff_0fff & !0x2000 | DR7_FIXED,
+            _ => value,
+        };
+        self.debug[register & 7].set(value);
+        // SAFETY: addresses are the guest's and breakpoints on them cannot fire in the hypervisor's code; DR7 has
+        // no general detect.
+        unsafe {
+            match register {
+                0 => cpu::set_dr0(value),
+                1 => cpu::set_dr1(value),
+                2 => cpu::set_dr2(value),
+                3 => cpu::set_dr3(value),
+                7 => cpu::set_dr7(value),
+                _ => {}
+            }
+        }
+    }
+}
