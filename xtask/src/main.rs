@@ -1,2 +1,41 @@
-//! Developer verbs.
-fn main() {}
+//! `cargo xtask VERB`.
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+use xtask::{build, image, run, setup};
+
+const HELP: &str = "\
+usage: cargo xtask VERB [ARGUMENT]...
+
+  setup   install what the other verbs need
+  build   the hypervisor, to target/xenolith, checked
+  image   kernels, initramfs, root disk, into the user's cache
+  run     a machine in QEMU; `run --help`
+";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn dispatch() -> Result<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some((verb, args)) = args.split_first() else {
+        print!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    match verb.as_str() {
+        "setup" => setup::run(args)?,
+        "build" => build::run(args)?,
+        "image" => image::run(args)?,
+        "run" => return run::run(args),
+        "help" | "--help" | "-h" => print!("{HELP}"),
+        _ => bail!("no verb is called {verb}\n{HELP}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,10 @@
+//! The project's verbs, one module each, and what they share. `tests/system` uses the machines from here.
+
+pub mod build;
+pub mod console;
+pub mod image;
+pub mod machine;
+pub mod paths;
+pub mod run;
+pub mod setup;
+pub mod sh;
