@@ -309,7 +309,7 @@ fn probe_kvm(qemu: &str) -> Result<()> {
     sh::write(&file, &sector)?;
     let drive = format!("format=raw,file={}", file.display());
     let status = Command::new("timeout")
-        .args(["-s", "KILL", "10", qemu, "-accel", "kvm", "-m", "16", "-display", "none", "-drive", &drive])
+        .args(["-s", "KILL", "10", qemu, "-accel", "kvm", "-cpu", "host", "-m", "16", "-display", "none", "-drive", &drive])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-no-reboot"])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
