@@ -5,4 +5,7 @@
 
 pub mod call;
 pub mod options;
+pub mod physdev;
+pub mod pirq;
 pub mod port;
+pub mod wire;

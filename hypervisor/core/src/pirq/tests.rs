@@ -1,0 +1,183 @@
+use core::cell::RefCell;
+use std::collections::HashMap;
+
+use super::*;
+
+/// What was asked of the controllers, in order.
+#[derive(Default)]
+pub(crate) struct Log(pub RefCell<Vec<String>>);
+
+impl Controller for Log {
+    fn mask(&self, irq: Irq) {
+        self.0.borrow_mut().push(format!("mask {}", irq.0));
+    }
+    fn unmask(&self, irq: Irq) {
+        self.0.borrow_mut().push(format!("unmask {}", irq.0));
+    }
+    fn acknowledge(&self) {
+        self.0.borrow_mut().push("ack".into());
+    }
+}
+
+impl Log {
+    fn take(&self) -> Vec<String> {
+        self.0.take()
+    }
+}
+
+/// Frames of 64-bit words that hold only what was written.
+#[derive(Default)]
+pub(crate) struct Words(std::sync::Mutex<HashMap<(u64, usize), u64>>);
+
+impl Words {
+    fn change(&self, mfn: Mfn, index: usize, f: impl Fn(u64) -> u64) -> u64 {
+        let mut words = self.0.lock().unwrap();
+        let word = words.entry((mfn.0, index)).or_default();
+        let was = *word;
+        *word = f(was);
+        was
+    }
+}
+
+impl Memory for Words {
+    fn load64(&self, mfn: Mfn, index: usize) -> u64 {
+        self.change(mfn, index, |w| w)
+    }
+    fn store64(&self, mfn: Mfn, index: usize, value: u64) {
+        self.change(mfn, index, |_| value);
+    }
+    fn swap64(&self, mfn: Mfn, index: usize, value: u64) -> u64 {
+        self.change(mfn, index, |_| value)
+    }
+    fn compare_exchange64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
+        let was = self.change(mfn, index, |w| if w == old { new } else { w });
+        if was == old { Ok(was) } else { Err(was) }
+    }
+    fn fetch_or64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.change(mfn, index, |w| w | bits)
+    }
+    fn fetch_and64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.change(mfn, index, |w| w & bits)
+    }
+    fn load32(&self, _: Mfn, _: usize) -> u32 {
+        unreachable!("pirqs use 64-bit words")
+    }
+    fn store32(&self, _: Mfn, _: usize, _: u32) {
+        unreachable!("pirqs use 64-bit words")
+    }
+    fn compare_exchange32(&self, _: Mfn, _: usize, _: u32, _: u32) -> Result<u32, u32> {
+        unreachable!("pirqs use 64-bit words")
+    }
+    fn load8(&self, _: Mfn, _: usize) -> u8 {
+        unreachable!("pirqs use 64-bit words")
+    }
+    fn store8(&self, _: Mfn, _: usize, _: u8) {
+        unreachable!("pirqs use 64-bit words")
+    }
+    fn swap8(&self, _: Mfn, _: usize, _: u8) -> u8 {
+        unreachable!("pirqs use 64-bit words")
+    }
+    fn zero(&self, mfn: Mfn) {
+        (0..512).for_each(|i| self.store64(mfn, i, 0));
+    }
+    fn copy(&self, to: Mfn, from: Mfn) {
+        (0..512).for_each(|i| self.store64(to, i, self.load64(from, i)));
+    }
+}
+
+#[test]
+fn an_edge_is_acknowledged_before_its_event_and_owes_nothing() {
+    let (lines, log) = (Lines::new(), Log::default());
+    lines.bind(Irq(4), DomId(0), Pirq(4), Trigger::Edge).unwrap();
+    assert_eq!(lines.arrive(Irq(4), &log), Some((DomId(0), Pirq(4))));
+    lines.end(Irq(4), DomId(0), &log);
+    assert_eq!(log.take(), ["ack"]);
+}
+
+#[test]
+fn a_level_stays_masked_until_the_guest_ends_it_once() {
+    let (lines, log) = (Lines::new(), Log::default());
+    lines.bind(Irq(9), DomId(0), Pirq(9), Trigger::Level).unwrap();
+    assert_eq!(lines.arrive(Irq(9), &log), Some((DomId(0), Pirq(9))));
+    assert_eq!(log.take(), ["mask 9", "ack"]);
+    assert!(lines.in_flight(Irq(9)));
+    lines.end(Irq(9), DomId(0), &log);
+    lines.end(Irq(9), DomId(0), &log);
+    assert_eq!(log.take(), ["unmask 9"]);
+    assert!(!lines.in_flight(Irq(9)));
+}
+
+#[test]
+fn another_domain_cannot_end_a_line() {
+    let (lines, log) = (Lines::new(), Log::default());
+    lines.bind(Irq(9), DomId(0), Pirq(9), Trigger::Level).unwrap();
+    lines.arrive(Irq(9), &log);
+    log.take();
+    lines.end(Irq(9), DomId(1), &log);
+    assert_eq!(log.take(), [""; 0]);
+    assert!(lines.in_flight(Irq(9)));
+}
+
+#[test]
+fn a_line_has_one_owner_and_an_orphan_is_silenced() {
+    let (lines, log) = (Lines::new(), Log::default());
+    lines.bind(Irq(3), DomId(0), Pirq(3), Trigger::Edge).unwrap();
+    assert_eq!(lines.bind(Irq(3), DomId(1), Pirq(3), Trigger::Edge), Err(Errno::EBUSY));
+    assert!(lines.unbind(Irq(3), &log));
+    assert!(!lines.unbind(Irq(3), &log));
+    log.take();
+    assert_eq!(lines.arrive(Irq(3), &log), None);
+    assert_eq!(log.take(), ["mask 3", "ack"]);
+    assert_eq!(lines.bind(Irq(MAX_IRQS as u16), DomId(0), Pirq(0), Trigger::Edge), Err(Errno::EINVAL));
+}
+
+#[test]
+fn unbinding_in_flight_leaves_the_line_masked_and_the_end_harmless() {
+    let (lines, log) = (Lines::new(), Log::default());
+    lines.bind(Irq(9), DomId(0), Pirq(9), Trigger::Level).unwrap();
+    lines.arrive(Irq(9), &log);
+    lines.unbind(Irq(9), &log);
+    log.take();
+    lines.end(Irq(9), DomId(0), &log);
+    assert_eq!(log.take(), [""; 0]);
+}
+
+#[test]
+fn gsis_name_themselves_and_messages_come_from_the_top() {
+    let mut pirqs = Pirqs::for_hardware_domain(24, 40);
+    assert_eq!(pirqs.irq(Pirq(9)), Ok(Irq(9)));
+    assert_eq!(pirqs.map(Irq(9), Some(Pirq(9))), Ok(Pirq(9)));
+    assert_eq!(pirqs.map(Irq(9), Some(Pirq(30))), Err(Errno::EEXIST));
+    assert_eq!(pirqs.map(Irq(100), None), Ok(Pirq(63)));
+    assert_eq!(pirqs.map(Irq(101), Some(Pirq(63))), Err(Errno::EBUSY));
+    assert_eq!(pirqs.map(Irq(101), Some(Pirq(64))), Err(Errno::EINVAL));
+    assert_eq!(pirqs.free_run(4), Ok(Pirq(59)));
+    assert_eq!(pirqs.free_run(40), Err(Errno::ENOSPC));
+    assert_eq!(pirqs.unmap(Pirq(63)), Ok(Irq(100)));
+    assert_eq!(pirqs.unmap(Pirq(63)), Err(Errno::EINVAL));
+}
+
+#[test]
+fn an_ordinary_domain_has_no_pirq() {
+    let mut pirqs = Pirqs::new();
+    assert_eq!(pirqs.irq(Pirq(0)), Err(Errno::EINVAL));
+    assert_eq!(pirqs.map(Irq(1), Some(Pirq(0))), Err(Errno::EINVAL));
+    assert_eq!(pirqs.map(Irq(1), None), Err(Errno::ENOSPC));
+}
+
+#[test]
+fn the_page_shows_which_pirqs_owe_an_end() {
+    let (mut pirqs, memory) = (Pirqs::for_hardware_domain(24, 80), Words::default());
+    pirqs.set_bound(Pirq(9), Trigger::Level, &memory).unwrap();
+    pirqs.set_bound(Pirq(4), Trigger::Edge, &memory).unwrap();
+    let map = EoiMap { frame: Mfn(7), unmasks: false };
+    pirqs.set_eoi_map(map, |irq| irq == Irq(9), &memory).unwrap();
+    assert_eq!(memory.load64(Mfn(7), 0), 1 << 9);
+    pirqs.set_bound(Pirq(11), Trigger::Level, &memory).unwrap();
+    assert_eq!(memory.load64(Mfn(7), 0), 1 << 9 | 1 << 11);
+    assert_eq!(pirqs.unmap(Pirq(9)), Err(Errno::EBUSY));
+    pirqs.clear_bound(Pirq(9), &memory);
+    assert_eq!(memory.load64(Mfn(7), 0), 1 << 11);
+    assert_eq!(pirqs.set_eoi_map(map, |_| false, &memory), Err(Errno::EBUSY));
+    assert_eq!(pirqs.take_eoi_map(), Some(map));
+}
