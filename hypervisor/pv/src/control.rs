@@ -61,6 +61,29 @@ impl Cr4Policy {
     }
 }
 
+/// XCR0 bits: x87, SSE, AVX, the two of MPX, the three of AVX-512, protection keys.
+mod xcr0 {
+    pub const X87: u64 = 1 << 0;
+    pub const SSE: u64 = 1 << 1;
+    pub const AVX: u64 = 1 << 2;
+    pub const MPX: u64 = 3 << 3;
+    pub const AVX512: u64 = 7 << 5;
+}
+
+const fn all_or_none(value: u64, states: u64) -> bool {
+    value & states == 0 || value & states == states
+}
+
+/// True if the processor accepts `value` as XCR0 and every state in it is `offered` to the guest.
+pub const fn xcr0_is_valid(value: u64, offered: u64) -> bool {
+    value & xcr0::X87 != 0
+        && value & !offered == 0
+        && (value & xcr0::AVX == 0 || value & xcr0::SSE != 0)
+        && (value & xcr0::AVX512 == 0 || value & xcr0::AVX != 0)
+        && all_or_none(value, xcr0::MPX)
+        && all_or_none(value, xcr0::AVX512)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +114,16 @@ mod tests {
         assert_eq!(load, HARDWARE & !CR4_FSGSBASE);
         assert_eq!(policy.load(policy.view(CR4_FSGSBASE | CR4_TSD), false), HARDWARE | CR4_TSD);
         assert_eq!(policy.load(policy.view(0), true) & CR4_TSD, CR4_TSD);
+    }
+
+    #[test]
+    fn extended_states_come_in_their_groups() {
+        for value in [1, 3, 7, 0xe7, 0x1f] {
+            assert!(xcr0_is_valid(value, 0xff), "{value:#x}");
+        }
+        for value in [0, 2, 5, 0x0b, 0x27, 0xe3, 0x207] {
+            assert!(!xcr0_is_valid(value, 0xff), "{value:#x}");
+        }
+        assert!(!xcr0_is_valid(7, 3));
     }
 }

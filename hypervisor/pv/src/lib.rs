@@ -10,7 +10,9 @@ pub mod bounce;
 pub mod control;
 pub mod debug;
 pub mod descriptor;
+pub mod emulate;
 pub mod iret;
+pub mod msr;
 pub mod regs;
 pub mod trap;
 
