@@ -3,9 +3,16 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+extern crate alloc;
+
 pub mod call;
+pub mod event;
+pub mod fallible;
 pub mod options;
 pub mod physdev;
 pub mod pirq;
 pub mod port;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

@@ -3,7 +3,7 @@
 use crate::port::GuestSpace;
 use guest_abi::Errno;
 use hv_types::GuestVa;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Reads a structure at `from`; `-EFAULT` if any byte of it cannot be read.
 #[inline]

@@ -1,0 +1,5 @@
+//! Event channels against simple oracles: what the header says, kept in plain maps.
+
+mod fifo;
+mod op;
+mod two_level;

@@ -1,0 +1,248 @@
+//! A machine for tests: frames of words, a guest's linear memory, and a record of who was woken.
+
+use crate::event::{DomainEvents, Domains, FramePin, Limits, Pirqs, Preempt, Wake};
+use crate::port::{Fault, GuestSpace, Memory};
+use guest_abi::Errno;
+use hv_types::{DomId, Gfn, GuestVa, Mfn, Pirq, VcpuId};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+/// Frames of machine memory, zeroed.
+pub struct Frames(Vec<Vec<AtomicU64>>);
+
+impl Frames {
+    pub fn new(count: usize) -> Self {
+        Frames((0..count).map(|_| (0..512).map(|_| AtomicU64::new(0)).collect()).collect())
+    }
+
+    fn word(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
+        &self.0[mfn.0 as usize][index % 512]
+    }
+
+    fn update(&self, mfn: Mfn, byte: usize, bits: usize, value: u64) -> u64 {
+        let (shift, mask) = (byte % 8 * 8, ((1u128 << bits) - 1) as u64);
+        let old = self
+            .word(mfn, byte % 4096 / 8)
+            .fetch_update(SeqCst, SeqCst, |w| Some(w & !(mask << shift) | (value & mask) << shift))
+            .unwrap();
+        old >> shift & mask
+    }
+}
+
+impl Memory for Frames {
+    fn load64(&self, mfn: Mfn, index: usize) -> u64 {
+        self.word(mfn, index).load(SeqCst)
+    }
+    fn store64(&self, mfn: Mfn, index: usize, value: u64) {
+        self.word(mfn, index).store(value, SeqCst);
+    }
+    fn swap64(&self, mfn: Mfn, index: usize, value: u64) -> u64 {
+        self.word(mfn, index).swap(value, SeqCst)
+    }
+    fn compare_exchange64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
+        self.word(mfn, index).compare_exchange(old, new, SeqCst, SeqCst)
+    }
+    fn fetch_or64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.word(mfn, index).fetch_or(bits, SeqCst)
+    }
+    fn fetch_and64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.word(mfn, index).fetch_and(bits, SeqCst)
+    }
+    fn load32(&self, mfn: Mfn, index: usize) -> u32 {
+        (self.load64(mfn, index % 1024 / 2) >> (index % 2 * 32)) as u32
+    }
+    fn store32(&self, mfn: Mfn, index: usize, value: u32) {
+        self.update(mfn, index * 4, 32, value.into());
+    }
+    fn compare_exchange32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32> {
+        let now = self.load32(mfn, index);
+        if now != old {
+            return Err(now);
+        }
+        self.store32(mfn, index, new);
+        Ok(old)
+    }
+    fn load8(&self, mfn: Mfn, offset: usize) -> u8 {
+        (self.load64(mfn, offset % 4096 / 8) >> (offset % 8 * 8)) as u8
+    }
+    fn store8(&self, mfn: Mfn, offset: usize, value: u8) {
+        self.update(mfn, offset, 8, value.into());
+    }
+    fn swap8(&self, mfn: Mfn, offset: usize, value: u8) -> u8 {
+        self.update(mfn, offset, 8, value.into()) as u8
+    }
+    fn zero(&self, mfn: Mfn) {
+        (0..512).for_each(|index| self.store64(mfn, index, 0));
+    }
+    fn copy(&self, to: Mfn, from: Mfn) {
+        (0..512).for_each(|index| self.store64(to, index, self.load64(from, index)));
+    }
+}
+
+/// A guest's linear memory from [`Guest::BASE`] on.
+pub struct Guest(pub RefCell<Vec<u8>>);
+
+impl Guest {
+    pub const BASE: u64 = 0x10_0000;
+
+    pub fn new(len: usize) -> Self {
+        Guest(RefCell::new(vec![0; len]))
+    }
+
+    fn range(&self, at: GuestVa, len: usize) -> Result<core::ops::Range<usize>, Fault> {
+        let start = at.0.checked_sub(Self::BASE).ok_or(Fault)? as usize;
+        let end = start.checked_add(len).ok_or(Fault)?;
+        if end <= self.0.borrow().len() { Ok(start..end) } else { Err(Fault) }
+    }
+}
+
+impl GuestSpace for Guest {
+    fn read(&self, from: GuestVa, into: &mut [u8]) -> Result<(), Fault> {
+        into.copy_from_slice(&self.0.borrow()[self.range(from, into.len())?]);
+        Ok(())
+    }
+    fn write(&self, to: GuestVa, from: &[u8]) -> Result<(), Fault> {
+        let range = self.range(to, from.len())?;
+        self.0.borrow_mut()[range].copy_from_slice(from);
+        Ok(())
+    }
+}
+
+/// A machine with some domains. Domain `n`'s shared page is frame `n`; a domain may pin frames 32 to 127, except
+/// 66 (a page table, say).
+pub struct World {
+    pub frames: Frames,
+    pub doms: Vec<DomainEvents>,
+    pub notified: Mutex<Vec<(DomId, VcpuId)>>,
+    pub unblocked: Mutex<Vec<(DomId, VcpuId)>>,
+    pub pins: Mutex<BTreeMap<u64, usize>>,
+    pub bound_pirqs: Mutex<Vec<(DomId, Pirq)>>,
+    pub hurry: AtomicBool,
+}
+
+impl World {
+    pub fn new(domains: u16, vcpus: u16) -> Self {
+        let limits = Limits { vcpus, max_port: u32::MAX, pirqs: 64 };
+        World {
+            frames: Frames::new(128),
+            doms: (0..domains).map(|n| DomainEvents::new(DomId(n), Mfn(n.into()), limits).unwrap()).collect(),
+            notified: Mutex::default(),
+            unblocked: Mutex::default(),
+            pins: Mutex::default(),
+            bound_pirqs: Mutex::default(),
+            hurry: AtomicBool::new(false),
+        }
+    }
+
+    pub fn take_notified(&self) -> Vec<(u16, u16)> {
+        core::mem::take(&mut *self.notified.lock().unwrap()).iter().map(|(d, v)| (d.0, v.0)).collect()
+    }
+
+    pub fn pinned(&self) -> usize {
+        self.pins.lock().unwrap().values().sum()
+    }
+}
+
+impl Memory for World {
+    fn load64(&self, mfn: Mfn, index: usize) -> u64 {
+        self.frames.load64(mfn, index)
+    }
+    fn store64(&self, mfn: Mfn, index: usize, value: u64) {
+        self.frames.store64(mfn, index, value);
+    }
+    fn swap64(&self, mfn: Mfn, index: usize, value: u64) -> u64 {
+        self.frames.swap64(mfn, index, value)
+    }
+    fn compare_exchange64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
+        self.frames.compare_exchange64(mfn, index, old, new)
+    }
+    fn fetch_or64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.frames.fetch_or64(mfn, index, bits)
+    }
+    fn fetch_and64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        self.frames.fetch_and64(mfn, index, bits)
+    }
+    fn load32(&self, mfn: Mfn, index: usize) -> u32 {
+        self.frames.load32(mfn, index)
+    }
+    fn store32(&self, mfn: Mfn, index: usize, value: u32) {
+        self.frames.store32(mfn, index, value);
+    }
+    fn compare_exchange32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32> {
+        self.frames.compare_exchange32(mfn, index, old, new)
+    }
+    fn load8(&self, mfn: Mfn, offset: usize) -> u8 {
+        self.frames.load8(mfn, offset)
+    }
+    fn store8(&self, mfn: Mfn, offset: usize, value: u8) {
+        self.frames.store8(mfn, offset, value);
+    }
+    fn swap8(&self, mfn: Mfn, offset: usize, value: u8) -> u8 {
+        self.frames.swap8(mfn, offset, value)
+    }
+    fn zero(&self, mfn: Mfn) {
+        self.frames.zero(mfn);
+    }
+    fn copy(&self, to: Mfn, from: Mfn) {
+        self.frames.copy(to, from);
+    }
+}
+
+impl Wake for World {
+    fn notify(&self, dom: DomId, vcpu: VcpuId) {
+        self.notified.lock().unwrap().push((dom, vcpu));
+    }
+    fn unblock(&self, dom: DomId, vcpu: VcpuId) {
+        self.unblocked.lock().unwrap().push((dom, vcpu));
+    }
+}
+
+impl FramePin for World {
+    fn pin(&self, _: DomId, gfn: Gfn) -> Result<Mfn, Errno> {
+        if !(32..128).contains(&gfn.0) || gfn.0 == 66 {
+            return Err(Errno::EINVAL);
+        }
+        *self.pins.lock().unwrap().entry(gfn.0).or_default() += 1;
+        Ok(Mfn(gfn.0))
+    }
+    fn unpin(&self, _: DomId, mfn: Mfn) {
+        let mut pins = self.pins.lock().unwrap();
+        let count = pins.get_mut(&mfn.0).expect("unpinned a frame that was not pinned");
+        *count = count.checked_sub(1).expect("unpinned a frame too often");
+    }
+}
+
+impl Pirqs for World {
+    fn permitted(&self, dom: DomId, pirq: Pirq) -> bool {
+        dom == DomId::DOM0 && pirq.0 != 13
+    }
+    fn bind(&self, dom: DomId, pirq: Pirq, _: bool) -> Result<(), Errno> {
+        if pirq.0 == 14 {
+            return Err(Errno::EBUSY);
+        }
+        self.bound_pirqs.lock().unwrap().push((dom, pirq));
+        Ok(())
+    }
+    fn unbind(&self, dom: DomId, pirq: Pirq) {
+        self.bound_pirqs.lock().unwrap().retain(|bound| *bound != (dom, pirq));
+    }
+    fn set_affinity(&self, _: DomId, _: Pirq, _: VcpuId) {}
+}
+
+impl Domains for World {
+    type Handle<'a> = &'a DomainEvents;
+    fn events(&self, dom: DomId) -> Option<&DomainEvents> {
+        self.doms.get(usize::from(dom.0))
+    }
+    fn is_paused(&self, _: DomId) -> bool {
+        false
+    }
+}
+
+impl Preempt for World {
+    fn wanted(&self) -> bool {
+        self.hurry.load(SeqCst)
+    }
+}
