@@ -40,9 +40,13 @@ pub(crate) fn decompress(data: &[u8], out: &mut [u8]) -> Result<usize, Decompres
         }
         _ => return Err(corrupt("bad deflate stream", written)),
     }
-    let crc = u32_at(body, read).ok_or(truncated(written))?;
+    let trailer = body.get(read..).and_then(|rest| Some((u32_at(rest, 0)?, u32_at(rest, 4)?)));
+    let (crc, len) = trailer.ok_or(truncated(written))?;
     if out.get(..written).map(crc32) != Some(crc) {
         return Err(DecompressError::Checksum(Format::Gzip));
+    }
+    if usize::try_from(len) != Ok(written) {
+        return Err(corrupt("wrong length field", written));
     }
     Ok(written)
 }

@@ -17,12 +17,9 @@ pub(crate) fn decompress(data: &[u8], out: &mut [u8]) -> Result<usize, Decompres
     let check = stream_check(data)?;
     let mut rest = data.get(HEADER_LEN..).unwrap_or_default();
     let mut done = 0usize;
-    loop {
-        match rest.first() {
-            None => return Err(truncated(done)),
-            Some(0) => return Ok(done), // the index: all blocks are read
-            Some(_) => {}
-        }
+    let mut blocks = 0u64;
+    // A zero where a block header would begin marks the index.
+    while *rest.first().ok_or(truncated(done))? != 0 {
         let block = Block::parse(rest, done)?;
         let target = out.get_mut(done..).unwrap_or_default();
         let room = target.len();
@@ -35,7 +32,27 @@ pub(crate) fn decompress(data: &[u8], out: &mut [u8]) -> Result<usize, Decompres
         check.verify(target.get(..written).unwrap_or_default(), sum, done)?;
         rest = sum.get(check.len()..).ok_or(truncated(done))?;
         done = done.saturating_add(written);
+        blocks = blocks.saturating_add(1);
     }
+    check_end(rest, blocks).ok_or(corrupt("bad index or footer", done))?;
+    Ok(done)
+}
+
+/// The index names every block and is followed by the footer.
+fn check_end(index: &[u8], blocks: u64) -> Option<()> {
+    let mut fields = Fields(index.get(1..)?);
+    if fields.number().ok()? != blocks {
+        return None;
+    }
+    for _ in 0..blocks {
+        fields.number().ok()?; // length in the file
+        fields.number().ok()?; // length of the output
+    }
+    let len = index.len().checked_sub(fields.0.len())?.next_multiple_of(4);
+    let (fields, rest) = index.split_at_checked(len)?;
+    let footer = rest.get(4..16)?;
+    let sums = u32_at(rest, 0)? == crc32(fields) && u32_at(footer, 0)? == crc32(footer.get(4..10)?);
+    (sums && footer.ends_with(b"YZ")).then_some(())
 }
 
 fn corrupt(what: &'static str, at: usize) -> DecompressError {
