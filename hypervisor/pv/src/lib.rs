@@ -8,6 +8,7 @@
 
 pub mod bounce;
 pub mod control;
+pub mod cpuid;
 pub mod debug;
 pub mod descriptor;
 pub mod emulate;
@@ -17,6 +18,7 @@ pub mod regs;
 pub mod trap;
 
 pub use bounce::{Frame, Origin};
+pub use cpuid::CpuidPolicy;
 pub use debug::DebugRegisters;
 pub use descriptor::{CodeSegment, SegmentBase, SegmentDescriptor};
 pub use iret::IretFrame;
