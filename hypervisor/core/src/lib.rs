@@ -11,6 +11,7 @@ pub mod fallible;
 pub mod options;
 pub mod physdev;
 pub mod pirq;
+pub mod platform;
 pub mod port;
 pub mod wire;
 
