@@ -13,6 +13,7 @@ pub mod physdev;
 pub mod pirq;
 pub mod platform;
 pub mod port;
+pub mod time;
 pub mod wire;
 
 #[cfg(test)]
