@@ -14,6 +14,7 @@ pub mod pirq;
 pub mod platform;
 pub mod port;
 pub mod time;
+pub mod version;
 pub mod wire;
 
 #[cfg(test)]
