@@ -19,7 +19,7 @@ fn origin<'a>(vcpu: &Vcpu, regs: &'a Regs) -> Origin<'a> {
         mode: vcpu.mode.get(),
         kernel_sp: vcpu.kernel_sp.get(),
         upcall_mask: vcpu.upcall_mask(),
-        iopl: vcpu.iopl.get(),
+        iopl: vcpu.with_control(|c| c.shown_iopl()),
     }
 }
 

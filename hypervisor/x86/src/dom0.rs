@@ -5,7 +5,7 @@ use core::fmt;
 use core::mem::size_of;
 
 use boot_image::{
-    BuildPlan, DecompressError, Features, FormatError, Initrd, KernelError, KernelFile, KernelInfo, PlanError,
+    BuildPlan, DecompressError, FormatError, Initrd, KernelError, KernelFile, KernelInfo, PlanError,
     PlanInput,
 };
 use guest_abi::xen::{
@@ -150,7 +150,7 @@ impl Kernel {
     /// Its headers and notes, checked for dom0.
     pub fn info(&self) -> Result<KernelInfo<'_>, Error> {
         let info = KernelInfo::parse(self.bytes())?;
-        info.check_dom0(Features::DOM0)?;
+        info.check_dom0()?;
         Ok(info)
     }
 }

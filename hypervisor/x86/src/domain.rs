@@ -1,7 +1,7 @@
 //! A domain of this machine: the core's state of it, its vCPUs, and how it ends.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_pv::regs::{Mode, Regs};
 use hv_types::{DomId, Mfn};
@@ -57,6 +57,8 @@ pub struct Domain {
     /// It ended and does not run again.
     pub dead: AtomicBool,
     vcpus: Once<&'static [&'static Vcpu]>,
+    /// What it wrote to the PCI configuration address port.
+    pub pci_address: AtomicU32,
     /// Unimplemented calls already logged, one bit a number.
     unknown: AtomicU64,
 }
@@ -71,6 +73,7 @@ impl Domain {
             assists: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             vcpus: Once::new(),
+            pci_address: AtomicU32::new(0),
             unknown: AtomicU64::new(0),
         }
     }

@@ -1,20 +1,265 @@
-//! Instructions of the guest's kernel that trap: the rules are in `hv-pv`, the effects here.
+//! Instructions of the guest that trap: the rules are in `hv-pv`, the effects here.
 
-use hv_pv::regs::Regs;
+use hv_core::port::{Fault, GuestSpace};
+use hv_pv::control::{Cr4Policy, xcr0_is_valid};
+use hv_pv::descriptor::CodeSegment;
+use hv_pv::emulate::port::{
+    Base, Control, ControlState, Msrs, Ports, Processor, Reload, RootSwitch, VirtualPort,
+};
+use hv_pv::emulate::{self, Outcome};
+use hv_pv::msr::{MsrPolicy, Vendor};
+use hv_pv::regs::{Mode, Regs};
+use hv_pv::trap;
+use hv_types::{GuestVa, Mfn};
 
-use crate::vcpu::Vcpu;
+use crate::guest::Caller;
+use crate::vcpu::{Vcpu, load_task_switched};
+use crate::{cpu, deliver, features, ports};
 
-/// A write to a page-table page that is mapped read-only. True if done.
-pub fn page_table_write(_regs: &mut Regs, _vcpu: &Vcpu, _address: u64) -> bool {
-    false
+/// The running vCPU, as the rules of emulation reach it.
+struct Running<'a> {
+    vcpu: &'a Vcpu,
+    state: &'a mut ControlState,
 }
 
-/// A privileged instruction. True if done.
-pub fn privileged(_regs: &mut Regs, _vcpu: &Vcpu) -> bool {
-    false
+impl GuestSpace for Running<'_> {
+    #[inline(always)]
+    fn read(&self, from: GuestVa, into: &mut [u8]) -> Result<(), Fault> {
+        Caller.read(from, into)
+    }
+
+    #[inline(always)]
+    fn write(&self, to: GuestVa, from: &[u8]) -> Result<(), Fault> {
+        Caller.write(to, from)
+    }
 }
 
-/// The forced-emulation prefix. True if done.
-pub fn forced(_regs: &mut Regs, _vcpu: &Vcpu) -> bool {
-    false
+/// What a guest may choose in CR4.
+pub fn cr4_policy() -> Cr4Policy {
+    use hv_pv::control::{CR4_DE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_TSD};
+    let f = features::features();
+    let mut offered = CR4_TSD | CR4_DE;
+    if f.fsgsbase {
+        offered |= CR4_FSGSBASE;
+    }
+    if f.xsave {
+        offered |= CR4_OSXSAVE;
+    }
+    Cr4Policy { hardware: features::hypervisor_cr4(), offered }
+}
+
+impl Control for Running<'_> {
+    #[inline(always)]
+    fn state(&mut self) -> &mut ControlState {
+        self.state
+    }
+
+    fn cr0(&self) -> u64 {
+        cpu::cr0()
+    }
+
+    fn cr4_policy(&self) -> Cr4Policy {
+        cr4_policy()
+    }
+
+    fn reload(&mut self, what: Reload) {
+        match what {
+            Reload::TaskSwitched => load_task_switched(self.state.task_switched),
+            Reload::Cr2 => self.vcpu.set_cr2(self.state.cr2),
+            // SAFETY: the policy keeps every bit the hypervisor relies on.
+            Reload::Cr4 => unsafe { cpu::set_cr4(cr4_policy().load(self.state.cr4, false)) },
+            // SAFETY: the guest was offered the register, so it exists; the hypervisor does not use it.
+            Reload::TscAux => unsafe { cpu::wrmsr(TSC_AUX, u64::from(self.state.tsc_aux)) },
+            Reload::Debug => load_debug(self.state),
+        }
+    }
+
+    fn root(&self) -> Mfn {
+        Mfn::containing(self.vcpu.kernel_root.get())
+    }
+
+    fn switch_root(&mut self, root: Mfn) -> RootSwitch {
+        crate::paging::switch_root(self.vcpu, root)
+    }
+}
+
+const TSC_AUX: u32 = 0xc000_0103;
+
+/// Loads the debug registers of a vCPU.
+pub fn load_debug(state: &ControlState) {
+    let (addresses, _, control) = state.debug.hardware();
+    // SAFETY: the rules allow only breakpoints on the guest's addresses and no general detect; DR7 is off while the
+    // addresses change.
+    unsafe {
+        cpu::set_dr7(0x400);
+        cpu::set_dr0(addresses[0]);
+        cpu::set_dr1(addresses[1]);
+        cpu::set_dr2(addresses[2]);
+        cpu::set_dr3(addresses[3]);
+        cpu::set_dr7(control);
+    }
+}
+
+impl Processor for Running<'_> {
+    fn cpuid(&mut self, leaf: u32, subleaf: u32, _mode: Mode, _forced: bool) -> [u32; 4] {
+        crate::cpuid::guest(self.vcpu, self.state.cr4, leaf, subleaf)
+    }
+
+    #[inline(always)]
+    fn tsc(&mut self) -> u64 {
+        cpu::rdtsc()
+    }
+
+    fn set_xcr0(&mut self, value: u64) -> bool {
+        let valid = xcr0_is_valid(value, features::features().xcr0);
+        if valid {
+            self.vcpu.xcr0.set(value);
+            // SAFETY: checked against what the processor offers.
+            unsafe { features::set_xcr0(value) };
+        }
+        valid
+    }
+
+    fn flush_caches(&mut self, _invalidate: bool) {
+        // Only a domain with devices can have a reason.
+        if self.vcpu.domain.privileged {
+            cpu::wbinvd();
+        }
+    }
+}
+
+impl Ports for Running<'_> {
+    fn granted(&self, port: u16, bytes: u8) -> bool {
+        self.vcpu.domain.privileged && ports::dom0_may(port, bytes)
+    }
+
+    fn input(&mut self, port: u16, bytes: u8) -> u32 {
+        // SAFETY: `granted`: the domain owns the port and what is behind it.
+        unsafe {
+            match bytes {
+                1 => cpu::inb(port).into(),
+                2 => cpu::inw(port).into(),
+                _ => cpu::inl(port),
+            }
+        }
+    }
+
+    fn output(&mut self, port: u16, bytes: u8, value: u32) {
+        // SAFETY: `granted`: the domain owns the port and what is behind it.
+        unsafe {
+            match bytes {
+                1 => cpu::outb(port, value as u8),
+                2 => cpu::outw(port, value as u16),
+                _ => cpu::outl(port, value),
+            }
+        }
+    }
+
+    fn virtual_input(&mut self, port: VirtualPort, bytes: u8) -> u32 {
+        ports::virtual_input(self.vcpu, port, bytes)
+    }
+
+    fn virtual_output(&mut self, port: VirtualPort, bytes: u8, value: u32) {
+        ports::virtual_output(self.vcpu, port, bytes, value);
+    }
+
+    fn kernel_bytes(&mut self, at: GuestVa) -> [u8; 2] {
+        let user = self.vcpu.mode.get() == Mode::User;
+        if user {
+            self.vcpu.toggle();
+        }
+        let byte = |n| Caller.read_u8(at.0.wrapping_add(n)).unwrap_or(0xff);
+        let bytes = [byte(0), byte(1)];
+        if user {
+            self.vcpu.toggle();
+        }
+        bytes
+    }
+}
+
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+const fn base_msr(base: Base) -> u32 {
+    match base {
+        Base::Fs => FS_BASE,
+        Base::Gs => GS_BASE,
+        Base::InactiveGs => KERNEL_GS_BASE,
+    }
+}
+
+impl Msrs for Running<'_> {
+    fn policy(&self) -> MsrPolicy {
+        let leaf = cpu::cpuid(0, 0);
+        MsrPolicy {
+            vendor: Vendor::from_leaf0(leaf.ebx, leaf.ecx, leaf.edx),
+            hardware_domain: self.vcpu.domain.privileged,
+            first_vcpu: self.vcpu.id == 0,
+            tsc_aux: cpu::cpuid(0x8000_0001, 0).edx & 1 << 27 != 0,
+            branch_barrier: false,
+            arch_capabilities: None,
+        }
+    }
+
+    fn handles_gp(&self) -> bool {
+        self.vcpu.traps[usize::from(trap::GP)].get().handler().is_some()
+    }
+
+    fn host_read(&mut self, msr: u32) -> Option<u64> {
+        cpu::rdmsr_safe(msr)
+    }
+
+    fn host_write(&mut self, msr: u32, value: u64) -> bool {
+        // SAFETY: the policy names only registers whose value the guest may choose.
+        unsafe { cpu::wrmsr_safe(msr, value) }
+    }
+
+    fn base(&mut self, base: Base) -> u64 {
+        // SAFETY: the three registers exist on every x86-64 processor.
+        unsafe { cpu::rdmsr(base_msr(base)) }
+    }
+
+    fn set_base(&mut self, base: Base, value: u64) {
+        // SAFETY: the value is canonical, and the hypervisor uses neither FS nor GS.
+        unsafe { cpu::wrmsr(base_msr(base), value) };
+    }
+
+    fn write_hypercall_page(&mut self, frame: u64) -> bool {
+        crate::paging::write_hypercall_page(self.vcpu, frame)
+    }
+}
+
+/// Runs a rule on the vCPU and does what it says. False if the processor's own exception is to be given.
+#[inline(always)]
+fn act(regs: &mut Regs, vcpu: &Vcpu, rule: impl FnOnce(&mut Regs, Mode, &mut Running) -> Outcome) -> bool {
+    let mode = vcpu.mode.get();
+    let outcome = vcpu.with_control(|state| rule(regs, mode, &mut Running { vcpu, state }));
+    match outcome {
+        Outcome::Done | Outcome::Retry => true,
+        Outcome::Inject(event) => {
+            deliver::event(regs, vcpu, event);
+            true
+        }
+        Outcome::Unhandled => false,
+    }
+}
+
+/// The segment that the guest's instruction runs in.
+fn code_segment(regs: &Regs) -> Option<CodeSegment> {
+    if regs.cs == u64::from(crate::desc::GUEST_CS) {
+        return Some(CodeSegment::LONG);
+    }
+    crate::paging::read_descriptor(regs.cs()).and_then(CodeSegment::from_descriptor)
+}
+
+/// An instruction that raised #GP(0). True if done.
+pub fn privileged(regs: &mut Regs, vcpu: &Vcpu) -> bool {
+    let Some(code) = code_segment(regs) else { return false };
+    act(regs, vcpu, |regs, mode, machine| emulate::general_protection(regs, mode, code, machine))
+}
+
+/// An instruction that raised #UD: the forced-emulation prefix. True if done.
+pub fn forced(regs: &mut Regs, vcpu: &Vcpu) -> bool {
+    act(regs, vcpu, |regs, mode, machine| emulate::invalid_opcode(regs, mode, machine))
 }

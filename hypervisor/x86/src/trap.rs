@@ -7,7 +7,7 @@ use crate::domain::{self, Crash};
 use crate::guest::{self, Caller};
 use crate::percpu::this_cpu;
 use crate::vcpu::{Vcpu, current};
-use crate::{cpu, deliver, emulate, hypercall, interrupt, panic};
+use crate::{cpu, deliver, emulate, hypercall, interrupt, paging, panic};
 
 /// Lowest vector that is not an exception.
 const FIRST_INTERRUPT: u8 = 0x20;
@@ -73,7 +73,7 @@ fn may_sysret(regs: &Regs) -> bool {
 
 fn page_fault(regs: &mut Regs, vcpu: &Vcpu) {
     let address = cpu::cr2();
-    if vcpu.mode.get() == Mode::Kernel && emulate::page_table_write(regs, vcpu, address) {
+    if vcpu.mode.get() == Mode::Kernel && paging::page_table_write(regs, vcpu, address) {
         return;
     }
     deliver::page_fault(regs, vcpu, address, regs.error_code);
@@ -126,7 +126,7 @@ fn debug(regs: &mut Regs, vcpu: &Vcpu) {
     let dr6 = cpu::dr6();
     // SAFETY: clears the status for the next exception.
     unsafe { cpu::set_dr6(FIXED) };
-    vcpu.debug[6].set(vcpu.debug[6].get() | FIXED | dr6 & 0xe00f);
+    vcpu.with_control(|c| c.debug.record(dr6));
     deliver::exception(regs, vcpu, trap::DB, None);
 }
 

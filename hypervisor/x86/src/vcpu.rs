@@ -3,8 +3,9 @@
 //! Every [`Cell`] belongs to the CPU that runs the vCPU, or to whoever holds it while it does not run (I-VC-1);
 //! what other CPUs may touch is atomic or behind a lock.
 
-use core::cell::Cell;
+use core::cell::{Cell, UnsafeCell};
 
+use hv_pv::emulate::port::ControlState;
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{Handler, TrapEntry};
 
@@ -47,18 +48,14 @@ pub struct Vcpu {
     pub callbacks: Callbacks,
     /// The virtual IDT.
     pub traps: [Cell<TrapEntry>; 256],
-    /// Virtual I/O privilege level, in RFLAGS position.
-    pub iopl: Cell<u64>,
-    /// CR0.TS as the guest set it.
-    pub task_switched: Cell<bool>,
-    /// Debug registers as the guest sees them.
-    pub debug: [Cell<u64>; 8],
+    /// Privileged registers as the guest sees them.
+    pub control: UnsafeCell<ControlState>,
     /// LDT: linear address, entries.
     pub ldt: Cell<(u64, u32)>,
     /// Registers while the vCPU does not run.
     pub saved: Cell<Regs>,
-    /// CR4 bits the guest switched on.
-    pub cr4: Cell<u64>,
+    /// XCR0 as the guest set it.
+    pub xcr0: Cell<u64>,
 }
 
 // SAFETY: I-VC-1: cells are touched only by the CPU that runs or holds the vCPU.
@@ -136,37 +133,29 @@ pub fn current() -> &'static Vcpu {
 }
 
 impl Vcpu {
-    /// Sets CR0.TS as the guest sees it, and the processor's while the vCPU runs.
-    pub fn set_task_switched(&self, set: bool) {
-        if self.task_switched.replace(set) == set {
-            return;
-        }
-        // SAFETY: TS only makes the guest's FPU instructions trap; the hypervisor uses none.
-        unsafe { cpu::set_cr0(if set { cpu::cr0() | 8 } else { cpu::cr0() & !8 }) };
+    /// The privileged registers, for one short use.
+    ///
+    /// The closure must not lead back here; nothing it is given does.
+    #[inline(always)]
+    pub fn with_control<R>(&self, f: impl FnOnce(&mut ControlState) -> R) -> R {
+        // SAFETY: I-VC-1, and no caller nests.
+        f(unsafe { &mut *self.control.get() })
     }
 
-    /// Sets a debug register of the guest that has passed the checks of `set_debugreg`.
-    pub fn set_debug_register(&self, register: usize, value: u64) {
-        const DR6_FIXED: u64 = 0xffff_0ff0;
-        const DR7_FIXED: u64 = 0x400;
-        // Reserved bits read as fixed values; general detect (bit 13) stays off.
-        let value = match register {
-            6 => value & 0xe00f | DR6_FIXED,
-            7 => value & 0xffff_0fff & !0x2000 | DR7_FIXED,
-            _ => value,
-        };
-        self.debug[register & 7].set(value);
-        // SAFETY: addresses are the guest's and breakpoints on them cannot fire in the hypervisor's code; DR7 has
-        // no general detect.
-        unsafe {
-            match register {
-                0 => cpu::set_dr0(value),
-                1 => cpu::set_dr1(value),
-                2 => cpu::set_dr2(value),
-                3 => cpu::set_dr3(value),
-                7 => cpu::set_dr7(value),
-                _ => {}
-            }
-        }
+    /// Sets CR0.TS as the guest sees it, and the processor's while the vCPU runs.
+    pub fn set_task_switched(&self, set: bool) {
+        self.with_control(|c| c.task_switched = set);
+        load_task_switched(set);
     }
 }
+
+/// Makes the guest's FPU instructions trap, or not.
+pub fn load_task_switched(set: bool) {
+    let cr0 = cpu::cr0();
+    if (cr0 & CR0_TS != 0) != set {
+        // SAFETY: TS only makes the guest's FPU instructions trap; the hypervisor uses none.
+        unsafe { cpu::set_cr0(cr0 ^ CR0_TS) };
+    }
+}
+
+const CR0_TS: u64 = 1 << 3;

@@ -5,14 +5,15 @@ use core::mem::size_of;
 
 use guest_abi::callback::*;
 use guest_abi::errno::Errno;
-use guest_abi::x86_64::{SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL, TrapInfo};
+use guest_abi::x86_64::TrapInfo;
 use guest_abi::xen::*;
+use hv_pv::descriptor::SegmentBase;
 use hv_pv::iret::IretFrame;
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{self, Handler, TrapEntry};
 use hv_types::GuestVa;
 
-use crate::cpu;
+use crate::{cpu, emulate};
 use crate::domain::{self, Crash};
 use crate::guest::Caller;
 use crate::hypercall::{Outcome, read};
@@ -109,16 +110,12 @@ const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// `set_segment_base`. The kernel calls, so that its own GS base is loaded and the user's is the hidden one.
 pub fn set_segment_base(which: u32, base: u64) -> Outcome {
-    let msr = match which {
-        SEGBASE_FS => FS_BASE,
-        SEGBASE_GS_USER => KERNEL_GS_BASE,
-        SEGBASE_GS_KERNEL => GS_BASE,
-        SEGBASE_GS_USER_SEL => return set_user_gs(base as u16),
-        _ => return Err(Errno::EINVAL.into()),
+    let (msr, base) = match SegmentBase::new(which, base)? {
+        SegmentBase::Fs(base) => (FS_BASE, base),
+        SegmentBase::GsUser(base) => (KERNEL_GS_BASE, base),
+        SegmentBase::GsKernel(base) => (GS_BASE, base),
+        SegmentBase::GsUserSelector(selector) => return set_user_gs(selector),
     };
-    if !GuestVa(base).is_canonical() {
-        return Err(Errno::EINVAL.into());
-    }
     // SAFETY: the guest's own base, canonical; the hypervisor uses neither FS nor GS.
     unsafe { cpu::wrmsr(msr, base) };
     Ok(0)
@@ -154,9 +151,7 @@ pub fn iret(regs: &mut Regs, vcpu: &Vcpu) {
     }
     frame.apply(regs);
     vcpu.set_upcall_mask(frame.upcall_mask());
-    if vcpu.domain.assists(VMASST_TYPE_ARCHITECTURAL_IOPL) {
-        vcpu.iopl.set(frame.iopl());
-    }
+    vcpu.with_control(|c| c.restore_iopl(frame.iopl()));
 }
 
 /// `fpu_taskswitch`: CR0.TS for the guest.
@@ -167,34 +162,22 @@ pub fn fpu_taskswitch(vcpu: &Vcpu, set: u64) -> Outcome {
 
 /// `set_debugreg`. Breakpoints on the hypervisor's addresses are refused.
 pub fn set_debugreg(vcpu: &Vcpu, register: u64, value: u64) -> Outcome {
-    match register {
-        0..=3 => {
-            if !GuestVa(value).is_canonical() || GuestVa(value).is_hypervisor() {
-                return Err(Errno::EPERM.into());
-            }
-        }
-        6 if value >> 32 != 0 => return Err(Errno::EINVAL.into()),
-        7 if value >> 32 != 0 => return Err(Errno::EINVAL.into()),
-        // I/O breakpoints need CR4.DE, which guests do not have; general detect is the hypervisor's.
-        7 if value & 0xff != 0 && io_breakpoint(value) => return Err(Errno::EPERM.into()),
-        6 | 7 => {}
-        _ => return Err(Errno::EINVAL.into()),
-    }
-    vcpu.set_debug_register(register as usize, value);
-    Ok(0)
-}
-
-/// True if an enabled breakpoint of DR7 is of the I/O kind or has an undefined length.
-fn io_breakpoint(dr7: u64) -> bool {
-    (0..4).any(|i| dr7 >> (i * 2) & 3 != 0 && dr7 >> (16 + i * 4) & 3 == 2)
+    let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::EINVAL.into()) };
+    vcpu.with_control(|c| {
+        let extensions = c.cr4 & hv_pv::control::CR4_DE != 0;
+        c.debug.write(register, value, extensions).map_err(Errno::from)?;
+        emulate::load_debug(c);
+        Ok(0)
+    })
 }
 
 /// `get_debugreg`. The number's errors look like values, as in the reference.
 pub fn get_debugreg(vcpu: &Vcpu, register: u64) -> Outcome {
-    match register {
-        0..=3 | 6 | 7 => Ok(vcpu.debug[register as usize].get()),
-        _ => Err(Errno::EINVAL.into()),
-    }
+    let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::EINVAL.into()) };
+    vcpu.with_control(|c| {
+        let extensions = c.cr4 & hv_pv::control::CR4_DE != 0;
+        Ok(c.debug.read(register, extensions).map_err(Errno::from)?)
+    })
 }
 
 /// `vm_assist`.
@@ -213,6 +196,10 @@ pub fn vm_assist(vcpu: &Vcpu, command: u32, kind: u32) -> Outcome {
         VMASST_CMD_ENABLE => vcpu.domain.set_assist(kind, true),
         VMASST_CMD_DISABLE => vcpu.domain.set_assist(kind, false),
         _ => return Err(Errno::ENOSYS.into()),
+    }
+    if kind == VMASST_TYPE_ARCHITECTURAL_IOPL {
+        let on = vcpu.domain.assists(kind);
+        vcpu.with_control(|c| c.architectural_iopl = on);
     }
     Ok(0)
 }
