@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod console;
+pub mod guests;
 pub mod image;
 pub mod machine;
 pub mod paths;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
-use xtask::{build, image, run, setup};
+use xtask::{build, guests, image, run, setup};
 
 const HELP: &str = "\
 usage: cargo xtask VERB [ARGUMENT]...
@@ -11,6 +11,7 @@ usage: cargo xtask VERB [ARGUMENT]...
   build   the hypervisor, to target/xenolith, checked
   image   kernels, initramfs, root disk, into the user's cache
   run     a machine in QEMU; `run --help`
+  guests  the claim guests, compared with Debian's Xen; `guests --help`
 ";
 
 fn main() -> ExitCode {
@@ -34,6 +35,7 @@ fn dispatch() -> Result<ExitCode> {
         "build" => build::run(args)?,
         "image" => image::run(args)?,
         "run" => return run::run(args),
+        "guests" => return guests::run(args),
         "help" | "--help" | "-h" => print!("{HELP}"),
         _ => bail!("no verb is called {verb}\n{HELP}"),
     }

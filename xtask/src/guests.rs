@@ -1,0 +1,286 @@
+//! `guests`: boots the claim guests on a hypervisor and compares what they say with what they said on Debian's Xen.
+
+use crate::console::Console;
+use crate::image::{self, bootdisk};
+use crate::{build, paths, sh};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const OPTIONS: &str = "com1=115200,8n1 console=com1 loglvl=none guest_loglvl=none";
+const HELP: &str = "\
+usage: cargo xtask guests [--xen | --xenolith] [--record] [--cpu MODEL] [--memory MIB] [--verbose] [NAME]...
+
+Boots each guest of tests/guests (or those named) as the dom0 kernel and compares its lines with
+tests/guests/expected/NAME.txt. With --xen --record, Debian's Xen 4.17 writes those files.
+";
+
+/// Where the guests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// This repository's hypervisor, loaded by GRUB.
+    Xenolith,
+    /// Debian's Xen 4.17, loaded by QEMU.
+    Xen,
+}
+
+/// How the guests run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The hypervisor.
+    pub on: On,
+    /// QEMU's CPU model.
+    pub cpu: String,
+    /// Memory in MiB.
+    pub memory: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // Answers may depend on the CPU: the expected ones are of this model.
+        Options { on: On::Xenolith, cpu: "qemu64".to_owned(), memory: 512 }
+    }
+}
+
+fn room() -> PathBuf {
+    paths::repo().join("tests/guests")
+}
+
+fn expected(name: &str) -> PathBuf {
+    room().join("expected").join(format!("{name}.txt"))
+}
+
+/// Names of all guests, sorted.
+pub fn names() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(room().join("src/bin")).context("cannot list tests/guests/src/bin")? {
+        let file = entry?.file_name();
+        names.extend(file.to_string_lossy().strip_suffix(".rs").map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Builds every guest for the hypervisor's target; returns the directory of their ELF files.
+pub fn build() -> Result<PathBuf> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::repo()).env("RUSTC_BOOTSTRAP", "1").args([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "claim-guests",
+        "--target",
+        "x86_64-hv.json",
+        "-Zbuild-std=core",
+        "-Zbuild-std-features=compiler-builtins-mem",
+        "-Zjson-target-spec",
+    ]);
+    sh::visible(&mut command)?;
+    Ok(paths::target().join("x86_64-hv/release"))
+}
+
+/// What a guest said, and everything the serial line said.
+pub struct Answer {
+    /// The guest's lines.
+    pub lines: String,
+    /// The whole transcript.
+    pub transcript: String,
+    /// Whether the guest came to its end.
+    pub whole: bool,
+}
+
+/// A hypervisor that is ready to boot guests.
+pub struct Runner {
+    options: Options,
+    image: PathBuf,
+    guests: PathBuf,
+    dir: PathBuf,
+}
+
+impl Runner {
+    /// Builds the guests, and builds or fetches the hypervisor.
+    pub fn new(options: Options) -> Result<Runner> {
+        let dir = paths::out().join("guests");
+        std::fs::create_dir_all(&dir)?;
+        let image = match options.on {
+            On::Xenolith => build::build()?.elf,
+            On::Xen => plain_xen(&dir)?,
+        };
+        Ok(Runner { options, image, guests: build()?, dir })
+    }
+
+    /// Boots one guest and listens until it ends.
+    pub fn run(&self, name: &str) -> Result<Answer> {
+        let kernel = self.guests.join(name);
+        ensure!(kernel.exists(), "there is no guest called {name}");
+        let disk = self.dir.join(format!("{name}.{}.img", std::process::id()));
+        let mut command = self.qemu();
+        match self.options.on {
+            On::Xen => {
+                command
+                    .arg("-kernel")
+                    .arg(&self.image)
+                    .arg("-initrd")
+                    .arg(&kernel)
+                    .args(["-append", OPTIONS]);
+            }
+            On::Xenolith => {
+                self.write_disk(&disk, &kernel)?;
+                command.args(["-drive", &format!("format=raw,snapshot=on,file={}", disk.display())]);
+            }
+        }
+        let answer = listen(command);
+        let _ = std::fs::remove_file(&disk);
+        answer
+    }
+
+    fn write_disk(&self, disk: &Path, kernel: &Path) -> Result<()> {
+        bootdisk::write(
+            disk,
+            &bootdisk::Menu::Hypervisor {
+                image: &self.image,
+                title: "guest",
+                options: OPTIONS,
+                kernel: Some((kernel, "")),
+                initrd: &[],
+            },
+        )
+    }
+
+    fn qemu(&self) -> Command {
+        let qemu = std::env::var("XENOLITH_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".to_owned());
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", &qemu]);
+        command.args([
+            "-machine",
+            "pc,accel=tcg",
+            "-cpu",
+            &self.options.cpu,
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args(["-m", &self.options.memory.to_string(), "-serial", "stdio", "-net", "none"]);
+        command
+    }
+}
+
+fn plain_xen(dir: &Path) -> Result<PathBuf> {
+    let packed = image::xen()?;
+    let plain = dir.join("xen-4.17");
+    sh::write(&plain, &sh::output(Command::new("gzip").args(["-d", "-c"]).arg(packed))?)?;
+    Ok(plain)
+}
+
+fn listen(command: Command) -> Result<Answer> {
+    let mut console = Console::start(command)?;
+    let whole = console.wait_for("| end", LIMIT).is_ok();
+    let transcript = console.transcript();
+    Ok(Answer { lines: lines_of(&transcript), transcript, whole })
+}
+
+/// The guest's lines, without their mark; the first and the last only frame them.
+fn lines_of(transcript: &str) -> String {
+    let marked = transcript.lines().filter_map(|line| line.trim_end_matches('\r').strip_prefix("| "));
+    marked.filter(|line| *line != "begin" && *line != "end").flat_map(|line| [line, "\n"]).collect()
+}
+
+/// How the lines differ from the expected ones; nothing if they do not.
+fn difference(runner: &Runner, name: &str, answer: &Answer) -> Result<Option<String>> {
+    let wanted = std::fs::read_to_string(expected(name)).unwrap_or_default();
+    if answer.whole && wanted == answer.lines {
+        return Ok(None);
+    }
+    let actual = runner.dir.join(format!("{name}.txt"));
+    sh::write(&actual, answer.lines.as_bytes())?;
+    sh::write(&runner.dir.join(format!("{name}.log")), answer.transcript.as_bytes())?;
+    let mut diff = Command::new("diff");
+    diff.args(["-u", "--label", "expected", "--label", name]).arg(expected(name)).arg(&actual);
+    let out = diff.output().context("cannot start diff")?;
+    let mut text = String::from_utf8_lossy(&out.stdout).into_owned();
+    if !answer.whole {
+        let tail: Vec<&str> = answer.transcript.lines().collect();
+        text += "the guest did not come to its end; the serial line ended with\n";
+        text += &tail[tail.len().saturating_sub(25)..].join("\n");
+    }
+    Ok(Some(text))
+}
+
+/// The verb.
+pub fn run(args: &[String]) -> Result<ExitCode> {
+    let mut options = Options::default();
+    let (mut record, mut verbose, mut wanted) = (false, false, Vec::new());
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--xen" => options.on = On::Xen,
+            "--xenolith" => options.on = On::Xenolith,
+            "--record" => record = true,
+            "--verbose" => verbose = true,
+            "--cpu" => options.cpu = args.next().context("--cpu needs a model")?.clone(),
+            "--memory" => options.memory = args.next().context("--memory needs MiB")?.parse()?,
+            "--help" => {
+                print!("{HELP}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            option if option.starts_with('-') => bail!("unknown option {option}\n{HELP}"),
+            name => wanted.push(name.to_owned()),
+        }
+    }
+    ensure!(!record || options.on == On::Xen, "only Debian's Xen records what is expected");
+    if wanted.is_empty() {
+        wanted = names()?;
+    }
+    let runner = Runner::new(options)?;
+    let mut failed = 0;
+    for name in &wanted {
+        failed += u32::from(!one(&runner, name, record, verbose)?);
+    }
+    println!("{} guests, {failed} failed", wanted.len());
+    Ok(ExitCode::from(u8::from(failed != 0)))
+}
+
+/// Runs one guest and says how it went.
+fn one(runner: &Runner, name: &str, record: bool, verbose: bool) -> Result<bool> {
+    let start = Instant::now();
+    let answer = runner.run(name)?;
+    if verbose {
+        print!("{}", answer.transcript);
+    }
+    if record && answer.whole {
+        sh::write(&expected(name), answer.lines.as_bytes())?;
+    }
+    let difference = difference(runner, name, &answer)?;
+    let seconds = start.elapsed().as_secs_f32();
+    match &difference {
+        None => println!("ok     {name} ({seconds:.1} s)"),
+        Some(text) => println!("FAILED {name} ({seconds:.1} s)\n{text}"),
+    }
+    Ok(difference.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_guests_lines_count() {
+        let transcript = "(XEN) log\r\n| begin\r\n| one: ok\r\n(XEN) more | two\r\n| three\r\n| end\r\n";
+        assert_eq!(lines_of(transcript), "one: ok\nthree\n");
+    }
+
+    #[test]
+    fn every_guest_has_its_expected_answer_and_no_other_is_there() {
+        let names = names().unwrap();
+        assert!(names.len() >= 12);
+        let mut files: Vec<String> = std::fs::read_dir(room().join("expected"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().trim_end_matches(".txt").to_owned())
+            .collect();
+        files.sort();
+        assert_eq!(files, names);
+    }
+}
