@@ -1,0 +1,116 @@
+//! Frames come to a domain and leave it.
+
+use core::sync::atomic::Ordering;
+
+use guest_abi::Errno;
+use hv_types::{Gfn, Mfn};
+
+use super::domain::{GDT_FRAMES, LDT_FRAMES};
+use super::port::Machine;
+use super::{Caller, DomainMemory, Mmu, Preempted};
+use crate::heap::{Block, Heap};
+use crate::frame::{GeneralRef, TypeRef};
+
+/// Frames looked at between two questions whether to stop.
+const STRIDE: u64 = 256;
+
+impl<P: Machine> Mmu<'_, P> {
+    /// Gives all frames of a safe, zeroed block to a domain. `gfn` tells the guest frame number of the n-th frame
+    /// for the machine-to-physical table (`None`: none).
+    ///
+    /// `ENOMEM`: more pages than it may have, `EINVAL`: it is being destroyed; the block is free again then.
+    pub fn assign(
+        &self,
+        domain: &DomainMemory,
+        block: Block,
+        gfn: impl Fn(u64) -> Option<Gfn>,
+    ) -> Result<Mfn, Errno> {
+        let count = 1 << block.order();
+        let refused = if domain.dying.load(Ordering::Acquire) {
+            Some(Errno::EINVAL)
+        } else if !domain.charge(count) {
+            Some(Errno::ENOMEM)
+        } else {
+            None
+        };
+        if let Some(errno) = refused {
+            self.heap.free(self.frames, block, self.port.clock());
+            return Err(errno);
+        }
+        let first = block.mfn();
+        for (n, single) in (0..count).zip(Heap::split(block)) {
+            self.set_gfn(single.mfn(), gfn(n).unwrap_or(Gfn::INVALID));
+            if !self.frames.publish(single.mfn(), domain.id) {
+                // The table knows better than the allocator: the frame stays whose it is.
+                domain.uncharge(1);
+            }
+        }
+        Ok(first)
+    }
+
+    /// The domain gives up a frame. Its last mapping frees it. `EINVAL`: not its frame, or given up already.
+    pub fn release(&self, domain: &DomainMemory, mfn: Mfn) -> Result<(), Errno> {
+        let held = self.frames.get_general(mfn, domain.id).map_err(|_| Errno::EINVAL)?;
+        let own = self.frames.take_allocated(&held);
+        let result = own.map(|own| self.drop_general(own)).ok_or(Errno::EINVAL);
+        self.drop_general(held);
+        result
+    }
+
+    /// Ends the loan of a hypervisor frame. It is freed when the domain's last mapping goes.
+    pub fn unshare(&self, mfn: Mfn) {
+        if let Some(dead) = self.frames.unshare(mfn) {
+            self.bury(dead);
+        }
+    }
+
+    /// Lets go of a vCPU's roots and descriptor tables, for its end. The machine runs on another root already.
+    /// Call again until it is done.
+    pub fn release_vcpu(&self, caller: &Caller<'_>) -> Result<(), Preempted> {
+        let vcpu = caller.vcpu;
+        self.finish(vcpu)?;
+        let tables = vcpu.gdt.iter().take(GDT_FRAMES).chain(vcpu.ldt.iter().take(LDT_FRAMES));
+        for place in tables.chain([&vcpu.kernel_root, &vcpu.user_root]) {
+            let mfn = place.swap(0, Ordering::Relaxed);
+            if mfn != 0 {
+                self.drop_table_later(vcpu, TypeRef::wake(Mfn(mfn)));
+                self.finish(vcpu)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all frames of a dying domain away, from frame `*cursor` on; its vCPUs were released. `Ok` at the end
+    /// of the machine's memory; if the domain still has pages then, other domains map them, and are to be
+    /// asked again later from frame 0.
+    pub fn relinquish(&self, caller: &Caller<'_>, cursor: &mut u64) -> Result<(), Preempted> {
+        while (*cursor as usize) < self.frames.len() {
+            self.finish(caller.vcpu)?;
+            let mfn = Mfn(*cursor);
+            let looks_like = self.frames.peek(mfn).is_some_and(|w| w.general() != 0);
+            if looks_like && let Ok(held) = self.frames.get_general(mfn, caller.domain.id) {
+                self.relinquish_frame(caller, held)?;
+            } else if let Some(dead) = self.frames.take_orphan(mfn, caller.domain.id) {
+                self.bury(dead);
+            }
+            *cursor += 1;
+            if cursor.is_multiple_of(STRIDE) && self.port.should_preempt() {
+                return Err(Preempted);
+            }
+        }
+        self.finish(caller.vcpu)
+    }
+
+    fn relinquish_frame(&self, caller: &Caller<'_>, held: GeneralRef) -> Result<(), Preempted> {
+        let mfn = held.mfn();
+        if self.take_pin(mfn) {
+            self.drop_table_later(caller.vcpu, TypeRef::wake(mfn));
+        }
+        let partial = self.finish_partial_of(caller.domain, mfn);
+        if let Some(own) = self.frames.take_allocated(&held) {
+            self.drop_general(own);
+        }
+        self.drop_general(held);
+        partial
+    }
+}

@@ -1,0 +1,145 @@
+//! What the page-table code asks of the machine besides memory.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hv_types::{DomId, GuestVa, Mfn};
+
+use super::domain::DomainMemory;
+
+/// CPUs the sets can hold.
+pub const MAX_CPUS: usize = 256;
+
+/// A set of physical CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuSet([u64; MAX_CPUS / 64]);
+
+impl CpuSet {
+    /// No CPU.
+    pub const EMPTY: CpuSet = CpuSet([0; MAX_CPUS / 64]);
+    /// Every CPU, also those that are not there.
+    pub const ALL: CpuSet = CpuSet([u64::MAX; MAX_CPUS / 64]);
+
+    /// Adds a CPU; numbers from [`MAX_CPUS`] on are ignored.
+    pub fn insert(&mut self, cpu: u32) {
+        if let Some(word) = self.0.get_mut(cpu as usize / 64) {
+            *word |= 1 << (cpu % 64);
+        }
+    }
+
+    /// Takes a CPU out.
+    pub fn remove(&mut self, cpu: u32) {
+        if let Some(word) = self.0.get_mut(cpu as usize / 64) {
+            *word &= !(1 << (cpu % 64));
+        }
+    }
+
+    /// True if the CPU is in it.
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.0.get(cpu as usize / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0)
+    }
+
+    /// True if none is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; MAX_CPUS / 64]
+    }
+
+    /// CPUs in either.
+    pub fn union(mut self, other: &CpuSet) -> CpuSet {
+        for (word, more) in self.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+        self
+    }
+
+    /// The words, lowest CPUs first.
+    pub const fn words(&self) -> &[u64; MAX_CPUS / 64] {
+        &self.0
+    }
+}
+
+/// A set of CPUs that several CPUs change: those whose TLB may hold a domain's translations.
+#[derive(Debug, Default)]
+pub struct DirtyCpus([AtomicU64; MAX_CPUS / 64]);
+
+impl DirtyCpus {
+    /// An empty set.
+    pub const fn new() -> Self {
+        DirtyCpus([const { AtomicU64::new(0) }; MAX_CPUS / 64])
+    }
+
+    /// Adds a CPU, before it loads one of the domain's roots.
+    pub fn insert(&self, cpu: u32) {
+        if let Some(word) = self.0.get(cpu as usize / 64) {
+            word.fetch_or(1 << (cpu % 64), Ordering::AcqRel);
+        }
+    }
+
+    /// Takes a CPU out, after it flushed everything of the domain.
+    pub fn remove(&self, cpu: u32) {
+        if let Some(word) = self.0.get(cpu as usize / 64) {
+            word.fetch_and(!(1 << (cpu % 64)), Ordering::AcqRel);
+        }
+    }
+
+    /// The set at this moment.
+    pub fn snapshot(&self) -> CpuSet {
+        CpuSet(core::array::from_fn(|i| self.0[i].load(Ordering::Acquire)))
+    }
+}
+
+/// Translations that CPUs hold. Every flush includes global entries and paging-structure caches, and returns
+/// when it is done.
+///
+/// The *flush clock* orders flushes and changes of frames: [`Tlb::clock`] reads it, and every CPU, when it flushes
+/// all, first advances the clock and then flushes. A CPU whose last flush began later than stamp `s` was
+/// taken holds nothing older than `s`. The clock wraps: the machine sees to it that every CPU flushes at
+/// least once in 2^30 ticks. [`super::clock::FlushClock`] is an implementation.
+pub trait Tlb {
+    /// The flush clock.
+    fn clock(&self) -> u32;
+    /// Makes every CPU of the set that has not flushed all since `stamp` do so.
+    fn flush_stale(&self, cpus: &CpuSet, stamp: u32);
+    /// Flushes all on this CPU.
+    fn flush_local(&self);
+    /// Flushes one page of the guest's on this CPU.
+    fn flush_page_local(&self, va: GuestVa);
+    /// Flushes all on these CPUs.
+    fn flush(&self, cpus: &CpuSet);
+    /// Flushes one page on these CPUs.
+    fn flush_page(&self, cpus: &CpuSet, va: GuestVa);
+    /// Waits a moment for another CPU, serving its flush requests.
+    fn relax(&self);
+}
+
+/// The calling vCPU as the CPU runs it.
+pub trait Registers {
+    /// Loads the root of the kernel of the calling vCPU, flushing all on this CPU. The old root may be freed
+    /// as soon as this returns.
+    fn load_root(&self, root: Mfn);
+    /// The calling vCPU's LDT is now `entries` long, and none of its frames is mapped (each comes on demand by
+    /// [`super::Mmu::take_ldt_frame`]).
+    fn reload_ldt(&self, entries: u32);
+    /// The calling vCPU's GDT frames changed; see [`super::domain::VcpuMmu::gdt`].
+    fn reload_gdt(&self);
+    /// Writes back and empties this CPU's caches, or every CPU's.
+    fn write_back_caches(&self, every_cpu: bool);
+    /// True if the current call ought to stop at the next good place.
+    fn should_preempt(&self) -> bool;
+}
+
+/// Other domains, and what the machine puts into them.
+pub trait Domains {
+    /// The memory of a domain that exists. It goes on existing while the domain owns a frame (I-FR-8).
+    fn domain(&self, id: DomId) -> Option<&DomainMemory>;
+    /// The CPU whose TLB may hold translations of the vCPU, if any.
+    fn dirty_cpu(&self, domain: DomId, vcpu: u32) -> Option<u32>;
+    /// The entries 256..=271 of every root of the domain.
+    fn hypervisor_slots(&self, domain: DomId) -> [u64; 16];
+    /// A segment descriptor that the guest may have in a table, made harmless; `None` if it may not.
+    fn check_descriptor(&self, descriptor: u64) -> Option<u64>;
+}
+
+/// All that [`super::Mmu`] needs.
+pub trait Machine: crate::port::Memory + Tlb + Registers + Domains {}
+
+impl<T: crate::port::Memory + Tlb + Registers + Domains> Machine for T {}
