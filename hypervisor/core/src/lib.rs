@@ -16,6 +16,7 @@ pub mod physdev;
 pub mod pirq;
 pub mod platform;
 pub mod port;
+pub mod sched;
 pub mod time;
 pub mod version;
 pub mod wire;

@@ -2,6 +2,7 @@
 
 use crate::event::{DomainEvents, Domains, FramePin, Limits, Pirqs, Preempt, Wake};
 use crate::port::{Fault, GuestSpace, Memory};
+use crate::sched::SchedPorts;
 use guest_abi::Errno;
 use hv_types::{DomId, Gfn, GuestVa, Mfn, Pirq, VcpuId};
 use std::cell::RefCell;
@@ -120,6 +121,7 @@ pub struct World {
     pub pins: Mutex<BTreeMap<u64, usize>>,
     pub bound_pirqs: Mutex<Vec<(DomId, Pirq)>>,
     pub hurry: AtomicBool,
+    pub log: Mutex<Vec<String>>,
 }
 
 impl World {
@@ -133,11 +135,20 @@ impl World {
             pins: Mutex::default(),
             bound_pirqs: Mutex::default(),
             hurry: AtomicBool::new(false),
+            log: Mutex::default(),
         }
     }
 
     pub fn take_notified(&self) -> Vec<(u16, u16)> {
         core::mem::take(&mut *self.notified.lock().unwrap()).iter().map(|(d, v)| (d.0, v.0)).collect()
+    }
+
+    pub fn say(&self, what: impl Into<String>) {
+        self.log.lock().unwrap().push(what.into());
+    }
+
+    pub fn take_log(&self) -> Vec<String> {
+        core::mem::take(&mut *self.log.lock().unwrap())
     }
 
     pub fn pinned(&self) -> usize {
@@ -244,5 +255,25 @@ impl Domains for World {
 impl Preempt for World {
     fn wanted(&self) -> bool {
         self.hurry.load(SeqCst)
+    }
+}
+
+impl SchedPorts for World {
+    fn reschedule(&self) {
+        self.say("reschedule");
+    }
+    fn give_way(&self) {
+        self.say("give way");
+    }
+    fn start_poll_timer(&self, deadline: u64) {
+        self.say(format!("poll until {deadline}"));
+    }
+    fn shut_down(&self, dom: DomId, code: u8) -> Result<(), Errno> {
+        self.say(format!("shut down {}: {code}", dom.0));
+        Ok(())
+    }
+    fn set_watchdog(&self, id: u32, timeout: u32) -> Result<i64, Errno> {
+        self.say(format!("watchdog {id}: {timeout}"));
+        Ok(1)
     }
 }

@@ -7,6 +7,13 @@ use guest_abi::Errno;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(u32);
 
+impl Slot {
+    /// Its number: small, and used again once the slot is removed.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 const NOWHERE: u32 = u32::MAX;
 
 struct Place<T> {
@@ -72,6 +79,11 @@ impl<T: Copy> Heap<T> {
         self.places.get(slot.0 as usize)?.owner
     }
 
+    /// The slot with this number, if somebody has it.
+    pub fn slot(&self, index: u32) -> Option<Slot> {
+        self.owner(Slot(index)).map(|_| Slot(index))
+    }
+
     /// Gives a slot a key, or another one.
     pub fn set(&mut self, slot: Slot, key: u64) {
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };
@@ -118,6 +130,13 @@ impl<T: Copy> Heap<T> {
     #[inline]
     pub fn first(&self) -> Option<(u64, Slot)> {
         self.heap.first().copied()
+    }
+
+    /// Lowers every key by `by`, to zero at least.
+    pub fn lower(&mut self, by: u64) {
+        for (key, _) in &mut self.heap {
+            *key = key.saturating_sub(by);
+        }
     }
 
     /// How many slots have a key.

@@ -212,14 +212,11 @@ impl Watchdogs {
         }
     }
 
-    /// `SCHEDOP_watchdog`: id 0 takes a free one and answers its number; else changes or (timeout 0) frees one.
-    /// `-EINVAL`: no such watchdog, or a new one without a timeout; `-ENOSPC`: none is free.
+    /// `SCHEDOP_watchdog`: id 0 takes a free one and answers its number (with timeout 0 it fires at once); else
+    /// changes or (timeout 0) frees one. `-EINVAL`: no such watchdog; `-ENOSPC`: none is free.
     pub fn set(&mut self, queue: &mut TimerQueue, now: u64, id: u32, timeout: u32) -> Result<i64, Errno> {
         let deadline = now.saturating_add(u64::from(timeout) * SECOND);
         if id == 0 {
-            if timeout == 0 {
-                return Err(Errno::EINVAL);
-            }
             let index = self.used.iter().position(|used| !used).ok_or(Errno::ENOSPC)?;
             return self.start(queue, index, deadline).map(|()| index as i64 + 1);
         }

@@ -1,0 +1,224 @@
+//! The vCPUs of one CPU: shares by weight, short waits for those that sleep a lot, nobody starves.
+//!
+//! Each vCPU has a virtual time that advances with its running time, the slower the greater its weight; the one that
+//! is behind runs next. A vCPU that wakes is at most a little behind the others, so that it runs soon but
+//! cannot have saved up the past.
+
+use super::{Runstate, VcpuSched};
+use crate::time::{Heap, MILLISECOND, Slot};
+use alloc::vec::Vec;
+use guest_abi::Errno;
+
+/// Something that runs: a cheap name of a vCPU.
+pub trait Unit: Copy {
+    /// The vCPU as the scheduler sees it.
+    fn sched(&self) -> &VcpuSched;
+}
+
+/// Weight of a vCPU whose virtual time is real time.
+pub const DEFAULT_WEIGHT: u16 = 256;
+/// How long a vCPU runs while others wait.
+const SLICE: u64 = 10 * MILLISECOND;
+/// How far behind the others a vCPU may be that wakes.
+const SLEEPER_BONUS: u64 = 5 * MILLISECOND;
+/// How far behind the running vCPU one that wakes must be to take its place.
+const PREEMPT_LEAD: u64 = MILLISECOND / 2;
+/// Virtual times above this are lowered together.
+const REBASE: u64 = 1 << 60;
+
+#[derive(Clone, Copy)]
+struct Share {
+    weight: u16,
+    time: u64,
+}
+
+/// What a CPU does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick<V> {
+    /// Who runs; nobody: the CPU idles.
+    pub run: Option<V>,
+    /// System time of the next choice, if others wait.
+    pub until: Option<u64>,
+}
+
+/// The vCPUs that live on one CPU; behind that CPU's queue lock.
+pub struct CpuQueue<V> {
+    cpu: u32,
+    ready: Heap<V>,
+    shares: Vec<Share>,
+    running: Option<(Slot, u64)>,
+    /// No vCPU that wants to run is further back, but for the bonus.
+    floor: u64,
+}
+
+impl<V: Unit> CpuQueue<V> {
+    /// The queue of CPU `cpu`.
+    pub const fn new(cpu: u32) -> Self {
+        CpuQueue { cpu, ready: Heap::new(), shares: Vec::new(), running: None, floor: 0 }
+    }
+
+    /// Takes a vCPU in, and queues it if it may run. Weight 0 counts as 1. `-ENOMEM`: no room.
+    pub fn add(&mut self, unit: V, weight: u16, now: u64) -> Result<Slot, Errno> {
+        let slot = self.ready.add(unit)?;
+        let share = Share { weight: weight.max(1), time: self.floor };
+        match self.shares.get_mut(slot.index()) {
+            Some(old) => *old = share,
+            None => {
+                if self.shares.try_reserve(1).is_err() {
+                    self.ready.remove(slot);
+                    return Err(Errno::ENOMEM);
+                }
+                self.shares.push(share);
+            }
+        }
+        unit.sched().set_home(self.cpu, slot.index() as u32);
+        if unit.sched().may_run() {
+            self.wake(slot, now);
+        }
+        Ok(slot)
+    }
+
+    /// Lets a vCPU go, to another CPU or for ever. It must not be the running one: false, and nothing happens, if
+    /// it is.
+    pub fn remove(&mut self, slot: Slot) -> bool {
+        if self.running.is_some_and(|(running, _)| running == slot) {
+            return false;
+        }
+        self.ready.remove(slot);
+        true
+    }
+
+    /// Changes a vCPU's weight.
+    pub fn set_weight(&mut self, slot: Slot, weight: u16) {
+        if let Some(share) = self.shares.get_mut(slot.index()) {
+            share.weight = weight.max(1);
+        }
+    }
+
+    /// A vCPU that may run again wants to. True: this CPU should choose again, because the vCPU comes before the
+    /// running one. Harmless if it is queued or running already, or may not run after all.
+    pub fn wake(&mut self, slot: Slot, now: u64) -> bool {
+        let Some(unit) = self.ready.owner(slot) else { return false };
+        let running = self.running;
+        if running.is_some_and(|(running, _)| running == slot) || self.ready.key(slot).is_some() {
+            return false;
+        }
+        if !unit.sched().may_run() {
+            return false;
+        }
+        let Some(share) = self.shares.get_mut(slot.index()) else { return false };
+        share.time = share.time.max(self.floor.saturating_sub(SLEEPER_BONUS));
+        let time = share.time;
+        self.ready.set(slot, time);
+        unit.sched().enter(Runstate::Runnable, now);
+        match running {
+            None => true,
+            Some((current, since)) => time + PREEMPT_LEAD < self.time_at(current, since, now),
+        }
+    }
+
+    /// A vCPU may not run any more. True: it is the running one, and its CPU must choose again.
+    pub fn sleep(&mut self, slot: Slot, now: u64) -> bool {
+        if self.running.is_some_and(|(running, _)| running == slot) {
+            return true;
+        }
+        if let Some(unit) = self.ready.owner(slot)
+            && !unit.sched().may_run()
+        {
+            self.ready.take(slot);
+            unit.sched().rest(now);
+        }
+        false
+    }
+
+    /// The running vCPU lets the next one go first (`SCHEDOP_yield`); then choose.
+    pub fn give_way(&mut self, now: u64) {
+        let Some((current, since)) = self.running else { return };
+        self.charge(current, since, now);
+        self.running = Some((current, now));
+        if let (Some((next, _)), Some(share)) = (self.ready.first(), self.shares.get_mut(current.index())) {
+            share.time = share.time.max(next + 1);
+        }
+    }
+
+    /// Chooses who runs from `now` on.
+    pub fn pick(&mut self, now: u64) -> Pick<V> {
+        let previous = self.running.take();
+        if let Some((slot, since)) = previous {
+            self.charge(slot, since, now);
+            self.put_back(slot);
+        }
+        let next = self.first_that_may_run(now);
+        if let (Some((slot, _)), Some(unit)) = (previous, previous.and_then(|(s, _)| self.ready.owner(s)))
+            && next != Some(slot)
+        {
+            unit.sched().rest(now);
+        }
+        let Some(slot) = next else { return Pick { run: None, until: None } };
+        self.running = Some((slot, now));
+        self.raise_floor(slot);
+        let run = self.ready.owner(slot);
+        if let Some(unit) = run {
+            unit.sched().enter(Runstate::Running, now);
+        }
+        let until = if self.ready.is_empty() { None } else { Some(now.saturating_add(SLICE)) };
+        Pick { run, until }
+    }
+
+    /// The running vCPU's slot.
+    pub fn running(&self) -> Option<Slot> {
+        self.running.map(|(slot, _)| slot)
+    }
+
+    /// The slot of one of this CPU's vCPUs.
+    pub fn slot_of(&self, unit: &V) -> Option<Slot> {
+        self.ready.slot(unit.sched().slot_bits())
+    }
+
+    /// Takes the first of the queue that may run; the mechanism does not believe the queue.
+    fn first_that_may_run(&mut self, now: u64) -> Option<Slot> {
+        while let Some((_, slot)) = self.ready.first() {
+            self.ready.take(slot);
+            let Some(unit) = self.ready.owner(slot) else { continue };
+            if unit.sched().may_run() {
+                return Some(slot);
+            }
+            unit.sched().rest(now);
+        }
+        None
+    }
+
+    fn put_back(&mut self, slot: Slot) {
+        if let (Some(unit), Some(share)) = (self.ready.owner(slot), self.shares.get(slot.index()))
+            && unit.sched().may_run()
+        {
+            self.ready.set(slot, share.time);
+        }
+    }
+
+    /// A vCPU's virtual time if it has been running since `since`.
+    fn time_at(&self, slot: Slot, since: u64, now: u64) -> u64 {
+        let Some(share) = self.shares.get(slot.index()) else { return 0 };
+        let ran = now.saturating_sub(since).min(REBASE / u64::from(u16::MAX));
+        share.time + ran * u64::from(DEFAULT_WEIGHT) / u64::from(share.weight)
+    }
+
+    fn charge(&mut self, slot: Slot, since: u64, now: u64) {
+        let time = self.time_at(slot, since, now);
+        if let Some(share) = self.shares.get_mut(slot.index()) {
+            share.time = time;
+        }
+    }
+
+    /// The chosen one is the furthest behind: the floor follows it.
+    fn raise_floor(&mut self, slot: Slot) {
+        let Some(share) = self.shares.get(slot.index()) else { return };
+        self.floor = self.floor.max(share.time);
+        if self.floor > REBASE {
+            let by = self.floor;
+            self.floor = 0;
+            self.shares.iter_mut().for_each(|share| share.time = share.time.saturating_sub(by));
+            self.ready.lower(by);
+        }
+    }
+}
