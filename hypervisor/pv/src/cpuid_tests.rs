@@ -207,7 +207,7 @@ proptest! {
                 return host(seed & 1 != 0)(leaf, subleaf);
             }
             core::array::from_fn(|n| {
-                (seed ^ u64::from(leaf) ^ u64::from(subleaf) << 8).wrapping_mul(0x9e37_79b9_7f4a_7c15 | n as u64 * 2) as u32
+                (seed ^ u64::from(leaf) ^ u64::from(subleaf) << 8).wrapping_mul(0x9e37_79b9_7f4a_7c15 | (n as u64 * 2)) as u32
             })
         };
         let policy = CpuidPolicy::pv(wild, Some(seed));

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod bounce;
+pub mod code;
 pub mod control;
 pub mod cpuid;
 pub mod debug;
@@ -14,6 +15,7 @@ pub mod descriptor;
 pub mod emulate;
 pub mod iret;
 pub mod msr;
+pub mod ptwr;
 pub mod regs;
 pub mod trap;
 

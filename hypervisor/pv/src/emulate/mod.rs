@@ -8,9 +8,9 @@ mod io;
 pub mod port;
 
 use guest_abi::x86_64::{EMULATE_PREFIX, cr3_to_pfn, pfn_to_cr3};
-use hv_core::port::GuestSpace;
-use hv_types::{GuestVa, Mfn, PAGE_MASK, PAGE_SIZE};
+use hv_types::{GuestVa, Mfn, PAGE_MASK};
 
+use crate::code::Code;
 use crate::control::{CR4_OSXSAVE, CR4_TSD, cr0_view, cr0_write};
 use crate::debug::STATUS_STEP;
 use crate::descriptor::CodeSegment;
@@ -62,10 +62,10 @@ fn step<M: Machine>(
     machine: &mut M,
 ) -> Result<(u8, u64), Stop> {
     let at = code.linear(regs.rip, 1).ok_or(GP0)?;
-    let fetched = fetch(at, machine)?;
+    let fetched = Code::fetch(at, machine).map_err(Outcome::Inject)?;
     let (instruction, length) = decode(fetched.bytes(), code.bits).map_err(|error| match error {
         Undecoded::Unknown => Outcome::Unhandled,
-        Undecoded::Truncated => Outcome::Inject(Event::PageFault { address: fetched.end(at), error: 0 }),
+        Undecoded::Truncated => Outcome::Inject(fetched.fault_behind()),
     })?;
     code.linear(regs.rip, u64::from(length)).ok_or(GP0)?;
     perform(instruction, regs, mode, machine).map(|hits| (length, hits))
@@ -75,10 +75,9 @@ fn step<M: Machine>(
 #[inline]
 pub fn invalid_opcode<M: Machine>(regs: &mut Regs, mode: Mode, machine: &mut M) -> Outcome {
     const LENGTH: usize = EMULATE_PREFIX.len() + 2;
-    let at = GuestVa(regs.rip);
-    let fetched = match fetch(at, machine) {
+    let fetched = match Code::fetch(GuestVa(regs.rip), machine) {
         Ok(fetched) => fetched,
-        Err(outcome) => return outcome,
+        Err(fault) => return Outcome::Inject(fault),
     };
     let bytes = fetched.bytes();
     match bytes.get(..LENGTH) {
@@ -88,56 +87,13 @@ pub fn invalid_opcode<M: Machine>(regs: &mut Regs, mode: Mode, machine: &mut M) 
         }
         Some(_) => Outcome::Unhandled,
         // The prefix runs into a page that cannot be read.
-        None if is_prefix(bytes) => Outcome::Inject(Event::PageFault { address: fetched.end(at), error: 0 }),
+        None if is_prefix(bytes) => Outcome::Inject(fetched.fault_behind()),
         None => Outcome::Unhandled,
     }
 }
 
 fn is_prefix(bytes: &[u8]) -> bool {
     EMULATE_PREFIX.iter().chain(&[0x0f, 0xa2]).zip(bytes).all(|(a, b)| a == b)
-}
-
-/// Instruction bytes: 15 of them unless the page ends before and the next one cannot be read.
-struct Fetched {
-    buffer: [u8; 16],
-    length: usize,
-}
-
-impl Fetched {
-    #[inline(always)]
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.length]
-    }
-
-    fn end(&self, at: GuestVa) -> u64 {
-        at.0.wrapping_add(self.length as u64)
-    }
-}
-
-#[inline(always)]
-fn fetch<S: GuestSpace>(at: GuestVa, space: &S) -> Result<Fetched, Stop> {
-    let mut buffer = [0; 16];
-    if at.0 & PAGE_MASK <= PAGE_SIZE - 16 {
-        let fault = Outcome::Inject(Event::PageFault { address: at.0, error: 0 });
-        return match space.read(at, &mut buffer) {
-            Ok(()) => Ok(Fetched { buffer, length: decode::MAX_LENGTH }),
-            Err(_) => Err(fault),
-        };
-    }
-    fetch_across(at, space)
-}
-
-#[cold]
-fn fetch_across<S: GuestSpace>(at: GuestVa, space: &S) -> Result<Fetched, Stop> {
-    let mut buffer = [0; 16];
-    let here = ((PAGE_SIZE - (at.0 & PAGE_MASK)) as usize).min(decode::MAX_LENGTH);
-    let (first, rest) = buffer.split_at_mut(here);
-    if space.read(at, first).is_err() {
-        return Err(Outcome::Inject(Event::PageFault { address: at.0, error: 0 }));
-    }
-    let rest = &mut rest[..decode::MAX_LENGTH - here];
-    let whole = space.read(GuestVa(at.0.wrapping_add(here as u64)), rest).is_ok();
-    Ok(Fetched { buffer, length: if whole { decode::MAX_LENGTH } else { here } })
 }
 
 /// Steps over an instruction, and raises #DB if the guest single-steps or a breakpoint was hit.
