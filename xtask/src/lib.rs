@@ -1,5 +1,6 @@
 //! The project's verbs, one module each, and what they share. `tests/system` uses the machines from here.
 
+pub mod bench;
 pub mod build;
 pub mod console;
 pub mod guests;

@@ -90,6 +90,8 @@ pub struct Spec {
     pub gdb: bool,
     /// Restart on a reset instead of ending.
     pub reboot: bool,
+    /// Virtual time is instructions executed, a nanosecond each, and begins at a fixed date: for measurements.
+    pub icount: bool,
 }
 
 impl Default for Spec {
@@ -113,6 +115,7 @@ impl Default for Spec {
             padding: 0,
             gdb: false,
             reboot: false,
+            icount: false,
         }
     }
 }
@@ -194,7 +197,10 @@ fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
     };
     let kernel_options = kernel_options(spec);
     if spec.hypervisor == Hypervisor::Bare {
-        return bootdisk::write(disk, &bootdisk::Menu::Bare { kernel: (vmlinuz, &kernel_options), initrd: &initrd });
+        return bootdisk::write(
+            disk,
+            &bootdisk::Menu::Bare { kernel: (vmlinuz, &kernel_options), initrd: &initrd },
+        );
     }
     let (image, title) = match spec.hypervisor {
         Hypervisor::Xen => (image::xen()?, "Xen 4.17"),
@@ -217,7 +223,8 @@ fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
 fn hypervisor_options(spec: &Spec) -> String {
     // Half for dom0 leaves the other half for guests, and the initramfs twice fits into the smaller machines.
     let dom0 = spec.memory / 2;
-    let usual = format!("com1=115200,8n1 console=com1,vga loglvl=all guest_loglvl=all dom0_mem={dom0}M,max:{dom0}M");
+    let usual =
+        format!("com1=115200,8n1 console=com1,vga loglvl=all guest_loglvl=all dom0_mem={dom0}M,max:{dom0}M");
     join(&usual, &spec.append)
 }
 
@@ -243,7 +250,7 @@ fn join(usual: &str, more: &str) -> String {
 /// QEMU's words but for the serial line.
 fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
     let qemu = std::env::var("XENOLITH_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".to_owned());
-    let accel = if kvm_works(&qemu) { "kvm" } else { "tcg" };
+    let accel = if !spec.icount && kvm_works(&qemu) { "kvm" } else { "tcg" };
     let mut words = vec![qemu, "-name".to_owned(), "xenolith".to_owned()];
     let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
     add("-machine", format!("{},accel={accel}", spec.machine));
@@ -274,6 +281,10 @@ fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
     add("-device", format!("{},netdev=net,romfile=", spec.nic));
     add("-device", "isa-debug-exit,iobase=0xf4,iosize=4".to_owned());
     add("-display", "none".to_owned());
+    if spec.icount {
+        add("-icount", "shift=0,sleep=off".to_owned());
+        add("-rtc", "base=2026-01-01,clock=vm".to_owned());
+    }
     if spec.gdb {
         words.extend(["-s".to_owned(), "-S".to_owned()]);
     }
@@ -309,7 +320,10 @@ fn probe_kvm(qemu: &str) -> Result<()> {
     sh::write(&file, &sector)?;
     let drive = format!("format=raw,file={}", file.display());
     let status = Command::new("timeout")
-        .args(["-s", "KILL", "10", qemu, "-accel", "kvm", "-cpu", "host", "-m", "16", "-display", "none", "-drive", &drive])
+        .args([
+            "-s", "KILL", "10", qemu, "-accel", "kvm", "-cpu", "host", "-m", "16", "-display", "none",
+            "-drive", &drive,
+        ])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-no-reboot"])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
-use xtask::{build, guests, image, run, setup};
+use xtask::{bench, build, guests, image, run, setup};
 
 const HELP: &str = "\
 usage: cargo xtask VERB [ARGUMENT]...
@@ -12,6 +12,7 @@ usage: cargo xtask VERB [ARGUMENT]...
   image   kernels, initramfs, root disk, into the user's cache
   run     a machine in QEMU; `run --help`
   guests  the claim guests, compared with Debian's Xen; `guests --help`
+  bench   operations of the system timed on no hypervisor, Xen and Xenolith; `bench --help`
 ";
 
 fn main() -> ExitCode {
@@ -36,6 +37,7 @@ fn dispatch() -> Result<ExitCode> {
         "image" => image::run(args)?,
         "run" => return run::run(args),
         "guests" => return guests::run(args),
+        "bench" => bench::run(args)?,
         "help" | "--help" | "-h" => print!("{HELP}"),
         _ => bail!("no verb is called {verb}\n{HELP}"),
     }

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn options_reach_the_machine() {
-        let options = parsed("--xen --uefi --cpus 4 --memory 2048 --kernel 6.12 --root ahci --exec true").unwrap();
+        let options =
+            parsed("--xen --uefi --cpus 4 --memory 2048 --kernel 6.12 --root ahci --exec true").unwrap();
         let spec = options.spec;
         assert_eq!((spec.hypervisor, spec.firmware), (Hypervisor::Xen, Firmware::Uefi));
         assert_eq!((spec.cpus, spec.memory), (4, 2048));

@@ -46,7 +46,8 @@ impl Apt {
         let apt = Apt { dir: paths::cache()?.join("apt").join(suite.name()) };
         let stamp = apt.dir.join("updated");
         let age = std::fs::metadata(&stamp).and_then(|m| m.modified()).ok();
-        let fresh = age.is_some_and(|t| SystemTime::now().duration_since(t).is_ok_and(|d| d < LISTS_ARE_FRESH));
+        let fresh =
+            age.is_some_and(|t| SystemTime::now().duration_since(t).is_ok_and(|d| d < LISTS_ARE_FRESH));
         if fresh {
             return Ok(apt);
         }
@@ -62,7 +63,9 @@ impl Apt {
     }
 
     fn configure(&self, suite: Suite) -> Result<()> {
-        for dir in ["etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial", "debs"] {
+        for dir in
+            ["etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial", "debs"]
+        {
             std::fs::create_dir_all(self.dir.join(dir))?;
         }
         let (name, mirror) = (suite.name(), mirror());

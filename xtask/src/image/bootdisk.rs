@@ -16,7 +16,17 @@ const EARLY: &str = include_str!("../../../boot/grub/early.cfg");
 const XEN_MENU: &str = include_str!("../../../boot/grub/xen.cfg");
 const BARE_MENU: &str = include_str!("../../../boot/grub/bare.cfg");
 const MODULES: &[&str] = &[
-    "part_msdos", "fat", "normal", "configfile", "multiboot2", "linux", "gzio", "echo", "test", "reboot", "halt",
+    "part_msdos",
+    "fat",
+    "normal",
+    "configfile",
+    "multiboot2",
+    "linux",
+    "gzio",
+    "echo",
+    "test",
+    "reboot",
+    "halt",
 ];
 
 /// What the menu loads.
@@ -105,7 +115,12 @@ fn partition(disk: &Path, dir: &Path) -> Result<()> {
     let part = format!("{}@@{PARTITION}", disk.display());
     let sectors = (size / SECTOR).to_string();
     sh::quiet(Command::new("mformat").args(["-i", &part, "-F", "-T", &sectors, "-v", "XENBOOT", "::"]))?;
-    sh::quiet(Command::new("mcopy").args(["-i", &part, "-s", "-Q"]).args([dir.join("boot"), dir.join("EFI")]).arg("::"))
+    sh::quiet(
+        Command::new("mcopy")
+            .args(["-i", &part, "-s", "-Q"])
+            .args([dir.join("boot"), dir.join("EFI")])
+            .arg("::"),
+    )
 }
 
 /// One active partition of the EFI system type.

@@ -51,8 +51,8 @@ impl Archive {
     fn entry(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), content: &[u8]) {
         let size = u32::try_from(content.len()).expect("a file below 4 GiB");
         let name_size = u32::try_from(name.len() + 1).expect("a short name");
-        let fields =
-            [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0].map(|v| format!("{v:08x}"));
+        let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0]
+            .map(|v| format!("{v:08x}"));
         self.inode += 1;
         self.bytes.extend_from_slice(b"070701");
         self.bytes.extend_from_slice(fields.concat().as_bytes());

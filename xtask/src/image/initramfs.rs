@@ -27,7 +27,9 @@ pub fn base(kernel: &Kernel) -> Result<PathBuf> {
 
 fn pack(kernel: &Kernel, busybox: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
-    for dir in ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "root", "newroot", "mnt", "usr", "usr/bin"] {
+    for dir in
+        ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "root", "newroot", "mnt", "usr", "usr/bin"]
+    {
         archive.dir(dir);
     }
     archive.device("dev/console", 5, 1);

@@ -10,12 +10,35 @@ use std::process::Command;
 /// What goes into the initramfs, dependencies apart.
 const MODULES: &[&str] = &[
     // buses, disks, file systems
-    "virtio_pci", "virtio_blk", "ahci", "ata_piix", "sd_mod", "nvme", "ext4", "vfat", "nls_ascii", "nls_cp437", "loop",
+    "virtio_pci",
+    "virtio_blk",
+    "ahci",
+    "ata_piix",
+    "sd_mod",
+    "nvme",
+    "ext4",
+    "vfat",
+    "nls_ascii",
+    "nls_cp437",
+    "loop",
     // network
-    "virtio_net", "e1000", "e1000e", "bridge", "tun", "af_packet",
+    "virtio_net",
+    "e1000",
+    "e1000e",
+    "bridge",
+    "tun",
+    "af_packet",
     // Xen's devices
-    "xenfs", "xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-blkback", "xen-netback", "xen-blkfront",
-    "xen-netfront", "xen-acpi-processor",
+    "xenfs",
+    "xen-privcmd",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-blkback",
+    "xen-netback",
+    "xen-blkfront",
+    "xen-netfront",
+    "xen-acpi-processor",
 ];
 /// A change of what is kept from a package must change this number.
 const LAYOUT: u32 = 2;
@@ -112,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_module_brings_what_it_needs() {
-        let dep = b"kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko\nkernel/lib/crc16.ko:\n\
+        let dep =
+            b"kernel/fs/ext4/ext4.ko: kernel/lib/crc16.ko kernel/fs/jbd2/jbd2.ko\nkernel/lib/crc16.ko:\n\
                     kernel/drivers/xen/xen-evtchn.ko.xz:\nkernel/fs/btrfs.ko:\n";
         let files = closure(dep, &["ext4", "xen_evtchn", "builtin"]).unwrap();
         let files: Vec<_> = files.iter().map(String::as_str).collect();

@@ -3,7 +3,7 @@
 
 pub mod apt;
 pub mod bootdisk;
-mod cpio;
+pub mod cpio;
 pub mod initramfs;
 pub mod kernel;
 mod key;

@@ -10,7 +10,8 @@ use std::process::Command;
 
 /// The file system's label: the kernel's `root=LABEL=...`.
 pub const LABEL: &str = "xenolith-root";
-const PACKAGES: &str = "systemd-sysv,udev,dbus,kmod,iproute2,iputils-ping,e2fsprogs,procps,login,libpam-systemd";
+const PACKAGES: &str =
+    "systemd-sysv,udev,dbus,kmod,iproute2,iputils-ping,e2fsprogs,procps,login,libpam-systemd";
 const SETUP: &str = include_str!("rootdisk.sh");
 const SIZE: &str = "2G";
 
