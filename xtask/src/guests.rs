@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(30);
 const OPTIONS: &str = "com1=115200,8n1 console=com1 loglvl=none guest_loglvl=none";
 const HELP: &str = "\
-usage: cargo xtask guests [--xen | --xenolith] [--record] [--cpu MODEL] [--memory MIB] [--verbose] [NAME]...
+usage: cargo xtask guests [--xen | --xenolith] [--record] [--cpu MODEL] [--memory MIB] [--append OPTIONS]
+                          [--verbose] [NAME]...
 
 Boots each guest of tests/guests (or those named) as the dom0 kernel and compares its lines with
 tests/guests/expected/NAME.txt. With --xen --record, Debian's Xen 4.17 writes those files.
@@ -35,12 +36,14 @@ pub struct Options {
     pub cpu: String,
     /// Memory in MiB.
     pub memory: u32,
+    /// Options for the hypervisor behind the usual ones.
+    pub append: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
         // Answers may depend on the CPU: the expected ones are of this model.
-        Options { on: On::Xenolith, cpu: "qemu64".to_owned(), memory: 512 }
+        Options { on: On::Xenolith, cpu: "qemu64".to_owned(), memory: 512, append: String::new() }
     }
 }
 
@@ -125,7 +128,7 @@ impl Runner {
                     .arg(&self.image)
                     .arg("-initrd")
                     .arg(&kernel)
-                    .args(["-append", OPTIONS]);
+                    .args(["-append", &self.hypervisor_options()]);
             }
             On::Xenolith => {
                 self.write_disk(&disk, &kernel)?;
@@ -143,11 +146,15 @@ impl Runner {
             &bootdisk::Menu::Hypervisor {
                 image: &self.image,
                 title: "guest",
-                options: OPTIONS,
+                options: &self.hypervisor_options(),
                 kernel: Some((kernel, "")),
                 initrd: &[],
             },
         )
+    }
+
+    fn hypervisor_options(&self) -> String {
+        format!("{OPTIONS} {}", self.options.append).trim_end().to_owned()
     }
 
     fn qemu(&self) -> Command {
@@ -222,6 +229,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             "--verbose" => verbose = true,
             "--cpu" => options.cpu = args.next().context("--cpu needs a model")?.clone(),
             "--memory" => options.memory = args.next().context("--memory needs MiB")?.parse()?,
+            "--append" => options.append = args.next().context("--append needs options")?.clone(),
             "--help" => {
                 print!("{HELP}");
                 return Ok(ExitCode::SUCCESS);
