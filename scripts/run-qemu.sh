@@ -10,5 +10,7 @@ for word in "$@"; do
 done
 "$here/setup.sh"
 [ -n "$(command -v cargo)" ] || . "$HOME/.cargo/env"
-# Relative file names stay the caller's.
-exec cargo run --quiet --manifest-path "$here/../Cargo.toml" --package xtask -- run "$@"
+# Relative file names are the caller's, the toolchain is the repository's.
+export XENOLITH_FROM="$PWD"
+cd "$here/.."
+exec cargo xtask run "$@"

@@ -4,6 +4,7 @@ use crate::console::Console;
 use crate::machine::{Firmware, Hypervisor, Kernel, Machine, Root, Spec};
 use crate::sh;
 use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -99,8 +100,14 @@ fn kernel(text: &str) -> Result<Kernel> {
         "6.1" => Kernel::V6_1,
         "6.12" => Kernel::V6_12,
         "none" => Kernel::None,
-        file => Kernel::File(std::fs::canonicalize(file).with_context(|| format!("no kernel file {file}"))?),
+        file => Kernel::File(callers_file(file)?),
     })
+}
+
+/// A file as the caller of scripts/run-qemu.sh named it.
+fn callers_file(file: &str) -> Result<PathBuf> {
+    let from = std::env::var_os("XENOLITH_FROM").map(PathBuf::from).unwrap_or_default();
+    std::fs::canonicalize(from.join(file)).with_context(|| format!("no kernel file {file}"))
 }
 
 fn root(text: &str) -> Result<Root> {
