@@ -77,7 +77,8 @@ fn check_header(elf: &[u8]) -> Result<()> {
 
 /// The guest owns the vector and floating-point registers: no instruction of ours may name one.
 fn check_registers(elf: &Path) -> Result<()> {
-    let listing = sh::output(Command::new("objdump").args(["-d", "--no-show-raw-insn", "-M", "att"]).arg(elf))?;
+    let listing =
+        sh::output(Command::new("objdump").args(["-d", "--no-show-raw-insn", "-M", "att"]).arg(elf))?;
     let listing = String::from_utf8_lossy(&listing);
     let bad: Vec<&str> = listing.lines().filter(|line| names_vector_register(line)).take(10).collect();
     if !bad.is_empty() {
@@ -125,7 +126,9 @@ mod tests {
         ] {
             assert!(names_vector_register(line), "{line}");
         }
-        for line in ["  40: str %ax", "  40: call 77 <core::fmt::%xmm>", "  40: mov %stack,%rax", "  40: fninit"] {
+        for line in
+            ["  40: str %ax", "  40: call 77 <core::fmt::%xmm>", "  40: mov %stack,%rax", "  40: fninit"]
+        {
             assert!(!names_vector_register(line), "{line}");
         }
     }

@@ -51,7 +51,8 @@ impl Console {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(at) = find(&self.transcript[self.seen..], text.as_bytes()) {
-                let before = String::from_utf8_lossy(&self.transcript[self.seen..self.seen + at]).into_owned();
+                let before =
+                    String::from_utf8_lossy(&self.transcript[self.seen..self.seen + at]).into_owned();
                 self.seen += at + text.len();
                 return Ok(before);
             }

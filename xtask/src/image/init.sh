@@ -34,8 +34,9 @@ if [ -d /proc/xen ]; then
 fi
 
 if [ -n "$root" ]; then
-	modprobe -q sd_mod
-	modprobe -q ext4
+	for module in sd_mod crc32c-intel crc32c ext4; do
+		modprobe -q $module
+	done
 	tries=100
 	case $root in
 	LABEL=* | UUID=*)
@@ -58,7 +59,9 @@ if [ -n "$root" ]; then
 		done
 		exec switch_root /newroot /sbin/init
 	fi
-	echo "init: cannot mount root=$root; a shell instead"
+	echo "init: cannot mount root=$root"
+	[ -f /exec/command ] && poweroff -f
+	echo "init: a shell instead"
 fi
 
 hostname dom0

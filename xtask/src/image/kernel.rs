@@ -17,7 +17,12 @@ const MODULES: &[&str] = &[
     "sd_mod",
     "nvme",
     "ext4",
+    "crc32c_generic",
+    "crc32c-intel",
     "vfat",
+    "autofs4",
+    "configfs",
+    "efivarfs",
     "nls_ascii",
     "nls_cp437",
     "loop",
@@ -41,7 +46,7 @@ const MODULES: &[&str] = &[
     "xen-acpi-processor",
 ];
 /// A change of what is kept from a package must change this number.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 4;
 
 /// A kernel that can be dom0, or run bare.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 debootstrap --variant=minbase --include="$packages" bookworm "$root" "$mirror"
 
+mkdir -p "$root/lib/modules"
 echo dom0 >"$root/etc/hostname"
 printf '127.0.0.1\tlocalhost dom0\n' >"$root/etc/hosts"
 printf 'LABEL=%s / ext4 defaults 0 1\n' "$label" >"$root/etc/fstab"
@@ -23,6 +24,14 @@ END
 chroot "$root" systemctl enable systemd-networkd
 chroot "$root" systemctl disable systemd-networkd-wait-online || true
 chroot "$root" systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer
+
+# Under emulation a device may take minutes to appear.
+mkdir -p "$root/etc/systemd/system.conf.d"
+cat >"$root/etc/systemd/system.conf.d/patience.conf" <<'END'
+[Manager]
+DefaultTimeoutStartSec=600s
+DefaultDeviceTimeoutSec=600s
+END
 
 # A root shell on whatever serial console the kernel uses.
 mkdir -p "$root/etc/systemd/system/serial-getty@.service.d"
