@@ -1,36 +1,47 @@
 //! The guest's CPUID: policy from `hv-pv`, host values from the processor.
 
-use crate::cpu;
+use hv_pv::cpuid::{Asker, CpuidPolicy, HypervisorLeaves, Leaf};
+use hv_pv::regs::Mode;
+use spin::Once;
+
 use crate::vcpu::Vcpu;
+use crate::{cpu, features};
+
+static DOM0: Once<CpuidPolicy> = Once::new();
+static SELF: Once<HypervisorLeaves> = Once::new();
+
+/// The processor's own answer.
+pub fn host(leaf: u32, subleaf: u32) -> Leaf {
+    let r = cpu::cpuid(leaf, subleaf);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+const ARCH_CAPABILITIES: u32 = 0x10a;
+
+/// What dom0 is shown.
+#[inline]
+pub fn policy() -> &'static CpuidPolicy {
+    DOM0.call_once(|| {
+        let has = cpu::cpuid(0, 0).eax >= 7 && cpu::cpuid(7, 0).edx & 1 << 29 != 0;
+        let capabilities = if has { cpu::rdmsr_safe(ARCH_CAPABILITIES) } else { None };
+        CpuidPolicy::pv(host, capabilities).for_dom0(host)
+    })
+}
+
+/// Fixes what the hypervisor says of itself.
+pub fn init(leaves: HypervisorLeaves) {
+    SELF.call_once(|| leaves);
+}
 
 /// Answers a leaf.
-pub fn guest(_vcpu: &Vcpu, _cr4: u64, leaf: u32, subleaf: u32) -> [u32; 4] {
-    match leaf {
-        0x4000_0000 => [0x4000_0002, 0x566e_6558, 0x6558_4d4d, 0x4d4d_566e],
-        0x4000_0001 => [4 << 16 | 17, 0, 0, 0],
-        0x4000_0002 => [1, 0x4000_0000, 0, 0],
-        _ => {
-            let r = cpu::cpuid(leaf, subleaf);
-            let mut out = [r.eax, r.ebx, r.ecx, r.edx];
-            match leaf {
-                1 => {
-                    out[2] &= !(1 << 3 | 1 << 5 | 1 << 15 | 1 << 17 | 1 << 21 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28);
-                    out[2] |= 1 << 31;
-                    out[3] &= !(1 << 3 | 1 << 12 | 1 << 13 | 1 << 17 | 1 << 1);
-                }
-                7 => {
-                    out[1] &= !(1 << 7 | 1 << 10 | 1 << 20 | 1 << 1);
-                    out[2] = 0;
-                    out[3] = 0;
-                }
-                0xd => out = [0; 4],
-                0x8000_0001 => {
-                    out[2] &= !(1 << 2);
-                    out[3] &= !(1 << 3 | 1 << 12 | 1 << 13 | 1 << 17 | 1 << 26 | 1 << 27 | 1 << 1);
-                }
-                _ => {}
-            }
-            out
-        }
-    }
+pub fn guest(vcpu: &Vcpu, cr4: u64, leaf: u32, subleaf: u32, mode: Mode, forced: bool) -> Leaf {
+    let asker = Asker {
+        mode,
+        forced,
+        hardware_domain: vcpu.domain.privileged,
+        cr4,
+        host_osxsave: features::features().xsave,
+    };
+    let none = HypervisorLeaves::default();
+    policy().answer(leaf, subleaf, &asker, SELF.get().unwrap_or(&none), host)
 }

@@ -8,14 +8,11 @@ use boot_image::{
     BuildPlan, DecompressError, FormatError, Initrd, KernelError, KernelFile, KernelInfo, PlanError,
     PlanInput,
 };
-use guest_abi::xen::{
-    SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, START_INFO_MAGIC, StartInfo,
-};
+use guest_abi::xen::{SIF_INITDOMAIN, SIF_MOD_START_PFN, SIF_PRIVILEGED, START_INFO_MAGIC, StartInfo};
 use hv_types::Mfn;
 use zerocopy::IntoBytes;
 
 use crate::boot::Module;
-use crate::layout;
 use crate::mem::{PAGE, phys_to_virt, pte};
 
 /// Why dom0 could not be built. Each text says what is wrong and what to do.
@@ -176,7 +173,10 @@ pub struct Image {
 impl Image {
     /// Lays dom0 out and takes its frames.
     pub fn prepare(
-        info: &KernelInfo, modules: &[Module], nr_pages: u64, frames: &mut impl Frames,
+        info: &KernelInfo,
+        modules: &[Module],
+        nr_pages: u64,
+        frames: &mut impl Frames,
     ) -> Result<Image, Error> {
         let initrd = modules.get(1);
         let initrd_len = initrd.map_or(0, |m| m.end - m.start);
@@ -223,11 +223,34 @@ impl Image {
         }
     }
 
+    /// Zeroes `len` bytes at a virtual address.
+    fn write_zeroes(&self, va: u64, len: u64) {
+        const ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
+        let mut done = 0;
+        while done < len {
+            let piece = (PAGE - (va + done) % PAGE).min(len - done);
+            self.write(va + done, &ZEROES[..piece as usize]);
+            done += piece;
+        }
+    }
+
     /// Fills everything but the page tables: kernel, initramfs where it is mapped, p2m list, start information.
-    pub fn fill(&self, info: &KernelInfo, modules: &[Module], shared_info: u64, command_line: &str, screen: &[u8]) {
+    pub fn fill(
+        &self,
+        info: &KernelInfo,
+        modules: &[Module],
+        shared_info: u64,
+        command_line: &str,
+        screen: &[u8],
+    ) {
         for segment in info.segments() {
             self.write(segment.va, segment.data);
+            self.write_zeroes(
+                segment.va + segment.data.len() as u64,
+                segment.mem_len - segment.data.len() as u64,
+            );
         }
+        self.clear(self.plan.start_info.pfn);
         if let (Initrd::Mapped(region), Some(module)) = (self.plan.initrd, modules.get(1)) {
             self.write(region.va, module_bytes(module));
         }
@@ -279,20 +302,28 @@ impl Image {
     }
 
     /// Writes the first page tables as raw entries; the core checks and types them when the root is pinned.
-    pub fn write_tables(&self, screen_slots: impl Fn(*mut u64)) {
+    pub fn write_tables(&self) {
+        for table in 0..self.nr_pages {
+            // Tables lie together; the list ends where they do.
+            if self.plan.is_page_table(table) {
+                self.clear(table);
+            } else if table > self.plan.next_pfn {
+                break;
+            }
+        }
         for entry in self.plan.page_table_entries() {
-            let flags = if entry.level > 1 {
-                pte::P | pte::W | pte::U | pte::A | pte::D
-            } else if entry.target_is_table {
-                pte::P | pte::U | pte::A | pte::D
-            } else {
-                pte::P | pte::W | pte::U | pte::A | pte::D
-            };
+            let read_only = entry.level == 1 && entry.target_is_table;
+            let flags = pte::P | pte::U | pte::A | pte::D | if read_only { 0 } else { pte::W };
             let value = self.p2m.mfn(entry.target) << 12 | flags;
             // SAFETY: page tables of a domain that does not run yet.
             unsafe { self.word(entry.table, u64::from(entry.index)).write(value) };
         }
-        screen_slots(self.word(self.plan.page_tables.pfn, 0));
+    }
+
+    /// Zeroes a frame.
+    fn clear(&self, pfn: u64) {
+        // SAFETY: a frame of a domain that does not run yet.
+        unsafe { core::ptr::write_bytes(self.word(pfn, 0).cast::<u8>(), 0, PAGE as usize) };
     }
 
     /// The root table.
@@ -308,7 +339,7 @@ impl Image {
 
 /// The page through which older kernels call: entry `n` is `mov eax, n; syscall; ret`, and for `iret` a jump that
 /// saves rcx, r11 and rax as the frame wants them (`arch-x86/xen-x86_64.h`).
-fn write_hypercall_page(page: *mut u8) {
+pub fn write_hypercall_page(page: *mut u8) {
     const IRET: usize = 23;
     for n in 0..64usize {
         let mut code = [0xcc; 32];
@@ -325,6 +356,3 @@ fn write_hypercall_page(page: *mut u8) {
         unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), page.add(n * 32), 32) };
     }
 }
-
-/// Bytes of the page tables that the hypervisor's slots take in every root.
-pub const HYPERVISOR_SLOTS: core::ops::Range<usize> = layout::FIRST_SLOT..layout::END_SLOT;

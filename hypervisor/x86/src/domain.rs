@@ -3,11 +3,13 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use hv_core::mmu::DomainMemory;
 use hv_pv::regs::{Mode, Regs};
 use hv_types::{DomId, Mfn};
 use spin::Once;
 
 use crate::guest::Caller;
+use crate::paging::Area;
 use crate::vcpu::Vcpu;
 use crate::{panic, power, println};
 
@@ -50,6 +52,10 @@ pub struct Domain {
     pub id: DomId,
     /// True for dom0.
     pub privileged: bool,
+    /// Its memory, for the core.
+    pub memory: DomainMemory,
+    /// Its own part of the hypervisor's range.
+    pub area: Area,
     /// Frame of its shared page.
     pub shared_info: Mfn,
     /// Bits of `VMASST_TYPE_*` that are on.
@@ -65,8 +71,10 @@ pub struct Domain {
 
 impl Domain {
     /// A domain without vCPUs.
-    pub fn new(id: DomId, privileged: bool, shared_info: Mfn) -> Self {
+    pub fn new(id: DomId, privileged: bool, shared_info: Mfn, area: Area) -> Self {
         Domain {
+            memory: DomainMemory::new(id, privileged),
+            area,
             id,
             privileged,
             shared_info,
@@ -100,6 +108,11 @@ impl Domain {
         self.assists.load(Ordering::Relaxed) >> kind & 1 != 0
     }
 
+    /// All assists that are on.
+    pub fn all_assists(&self) -> u64 {
+        self.assists.load(Ordering::Relaxed)
+    }
+
     /// Switches an assist.
     pub fn set_assist(&self, kind: u32, on: bool) {
         let bit = 1u64 << (kind & 63);
@@ -109,6 +122,23 @@ impl Domain {
             self.assists.fetch_and(!bit, Ordering::Relaxed);
         }
     }
+}
+
+/// Domains by number. A domain that is registered is never freed.
+static DOMAINS: [Once<&'static Domain>; MAX_DOMAINS] = [const { Once::new() }; MAX_DOMAINS];
+
+/// Domains this version has room for.
+const MAX_DOMAINS: usize = 64;
+
+/// Makes a domain known; false if its number is taken or too high.
+pub fn register(domain: &'static Domain) -> bool {
+    let Some(slot) = DOMAINS.get(usize::from(domain.id.0)) else { return false };
+    core::ptr::eq(*slot.call_once(|| domain), domain)
+}
+
+/// The domain of that number.
+pub fn find(id: DomId) -> Option<&'static Domain> {
+    DOMAINS.get(usize::from(id.0))?.get().copied()
 }
 
 /// Prints what is known of a guest that cannot go on.

@@ -7,18 +7,18 @@ use hv_pv::emulate::port::{
     Base, Control, ControlState, Msrs, Ports, Processor, Reload, RootSwitch, VirtualPort,
 };
 use hv_pv::emulate::{self, Outcome};
-use hv_pv::msr::{MsrPolicy, Vendor};
+use hv_pv::msr::MsrPolicy;
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap;
 use hv_types::{GuestVa, Mfn};
 
 use crate::guest::Caller;
 use crate::vcpu::{Vcpu, load_task_switched};
-use crate::{cpu, deliver, features, ports};
+use crate::{cpu, cpuid, deliver, features, ports};
 
 /// The running vCPU, as the rules of emulation reach it.
 struct Running<'a> {
-    vcpu: &'a Vcpu,
+    vcpu: &'static Vcpu,
     state: &'a mut ControlState,
 }
 
@@ -36,16 +36,7 @@ impl GuestSpace for Running<'_> {
 
 /// What a guest may choose in CR4.
 pub fn cr4_policy() -> Cr4Policy {
-    use hv_pv::control::{CR4_DE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_TSD};
-    let f = features::features();
-    let mut offered = CR4_TSD | CR4_DE;
-    if f.fsgsbase {
-        offered |= CR4_FSGSBASE;
-    }
-    if f.xsave {
-        offered |= CR4_OSXSAVE;
-    }
-    Cr4Policy { hardware: features::hypervisor_cr4(), offered }
+    cpuid::policy().cr4_policy(features::hypervisor_cr4())
 }
 
 impl Control for Running<'_> {
@@ -75,7 +66,7 @@ impl Control for Running<'_> {
     }
 
     fn root(&self) -> Mfn {
-        Mfn::containing(self.vcpu.kernel_root.get())
+        self.vcpu.mmu.kernel_root().unwrap_or(Mfn::INVALID)
     }
 
     fn switch_root(&mut self, root: Mfn) -> RootSwitch {
@@ -101,8 +92,8 @@ pub fn load_debug(state: &ControlState) {
 }
 
 impl Processor for Running<'_> {
-    fn cpuid(&mut self, leaf: u32, subleaf: u32, _mode: Mode, _forced: bool) -> [u32; 4] {
-        crate::cpuid::guest(self.vcpu, self.state.cr4, leaf, subleaf)
+    fn cpuid(&mut self, leaf: u32, subleaf: u32, mode: Mode, forced: bool) -> [u32; 4] {
+        cpuid::guest(self.vcpu, self.state.cr4, leaf, subleaf, mode, forced)
     }
 
     #[inline(always)]
@@ -191,14 +182,14 @@ const fn base_msr(base: Base) -> u32 {
 
 impl Msrs for Running<'_> {
     fn policy(&self) -> MsrPolicy {
-        let leaf = cpu::cpuid(0, 0);
+        let offered = cpuid::policy();
         MsrPolicy {
-            vendor: Vendor::from_leaf0(leaf.ebx, leaf.ecx, leaf.edx),
+            vendor: offered.vendor(),
             hardware_domain: self.vcpu.domain.privileged,
             first_vcpu: self.vcpu.id == 0,
-            tsc_aux: cpu::cpuid(0x8000_0001, 0).edx & 1 << 27 != 0,
-            branch_barrier: false,
-            arch_capabilities: None,
+            tsc_aux: offered.offers_tsc_aux(),
+            branch_barrier: offered.offers_branch_barrier(),
+            arch_capabilities: offered.arch_capabilities(),
         }
     }
 
@@ -232,7 +223,11 @@ impl Msrs for Running<'_> {
 
 /// Runs a rule on the vCPU and does what it says. False if the processor's own exception is to be given.
 #[inline(always)]
-fn act(regs: &mut Regs, vcpu: &Vcpu, rule: impl FnOnce(&mut Regs, Mode, &mut Running) -> Outcome) -> bool {
+fn act(
+    regs: &mut Regs,
+    vcpu: &'static Vcpu,
+    rule: impl FnOnce(&mut Regs, Mode, &mut Running) -> Outcome,
+) -> bool {
     let mode = vcpu.mode.get();
     let outcome = vcpu.with_control(|state| rule(regs, mode, &mut Running { vcpu, state }));
     match outcome {
@@ -254,12 +249,12 @@ fn code_segment(regs: &Regs) -> Option<CodeSegment> {
 }
 
 /// An instruction that raised #GP(0). True if done.
-pub fn privileged(regs: &mut Regs, vcpu: &Vcpu) -> bool {
+pub fn privileged(regs: &mut Regs, vcpu: &'static Vcpu) -> bool {
     let Some(code) = code_segment(regs) else { return false };
     act(regs, vcpu, |regs, mode, machine| emulate::general_protection(regs, mode, code, machine))
 }
 
 /// An instruction that raised #UD: the forced-emulation prefix. True if done.
-pub fn forced(regs: &mut Regs, vcpu: &Vcpu) -> bool {
+pub fn forced(regs: &mut Regs, vcpu: &'static Vcpu) -> bool {
     act(regs, vcpu, |regs, mode, machine| emulate::invalid_opcode(regs, mode, machine))
 }

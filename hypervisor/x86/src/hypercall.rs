@@ -11,9 +11,11 @@ use hv_pv::regs::Regs;
 use hv_types::GuestVa;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::calls::{console, entry_points, multicall};
+use crate::calls::{console, entry_points, multicall, version};
 use crate::domain::{self, Crash};
 use crate::guest::Caller;
+use crate::paging::{caller, mmu};
+use crate::percpu::this_cpu;
 use crate::vcpu::Vcpu;
 
 /// What a call answers, or who pays.
@@ -37,6 +39,7 @@ pub fn enter(regs: &mut Regs, vcpu: &'static Vcpu) {
     if number == IRET {
         return entry_points::iret(regs, vcpu);
     }
+    this_cpu().begin_call();
     let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     match call(vcpu, number, &args) {
         Ok(value) => regs.rax = value,
@@ -59,7 +62,26 @@ fn failed(regs: &mut Regs, vcpu: &'static Vcpu, error: CallError) {
 /// Performs one call; also for the entries of a multicall.
 #[inline]
 pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
+    let space = &Caller;
     match number {
+        MMU_UPDATE => {
+            mmu().do_mmu_update(&caller(vcpu), space, GuestVa(a[0]), a[1] as u32, GuestVa(a[2]), a[3] as u32)
+        }
+        UPDATE_VA_MAPPING => mmu().do_update_va_mapping(&caller(vcpu), space, GuestVa(a[0]), a[1], a[2]),
+        MMUEXT_OP => {
+            mmu().do_mmuext_op(&caller(vcpu), space, GuestVa(a[0]), a[1] as u32, GuestVa(a[2]), a[3] as u32)
+        }
+        UPDATE_VA_MAPPING_OTHERDOMAIN => mmu().do_update_va_mapping_otherdomain(
+            &caller(vcpu),
+            space,
+            GuestVa(a[0]),
+            a[1],
+            a[2],
+            a[3] as u16,
+        ),
+        SET_GDT => mmu().do_set_gdt(&caller(vcpu), space, GuestVa(a[0]), a[1] as u32),
+        UPDATE_DESCRIPTOR => mmu().do_update_descriptor(&caller(vcpu), a[0], a[1]),
+        XEN_VERSION => version::xen_version(vcpu, a[0] as u32, a[1]),
         SET_TRAP_TABLE => entry_points::set_trap_table(vcpu, a[0]),
         STACK_SWITCH => entry_points::stack_switch(vcpu, a[0], a[1]),
         SET_CALLBACKS => entry_points::set_callbacks(vcpu, a[0], a[1], a[2]),

@@ -1,27 +1,440 @@
 //! The guest's page tables: the bridge between the core's rules and this processor.
 
-use hv_pv::emulate::port::RootSwitch;
-use hv_pv::regs::Regs;
-use hv_types::Mfn;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::vcpu::Vcpu;
+use hv_core::frame::{Frame, FrameTable};
+use hv_core::heap::Heap;
+use hv_core::mmu::clock::{FlushClock, may_be_stale};
+use hv_core::mmu::port::{CpuSet, Domains, Registers, Tlb};
+use hv_core::mmu::{Caller, DomainMemory, EmulatedWrite, Mmu, RangeSet};
+use hv_core::port::{GuestSpace, Memory};
+use hv_pv::descriptor::SegmentDescriptor;
+use hv_pv::emulate::decode::Segment;
+use hv_pv::emulate::port::RootSwitch;
+use hv_pv::ptwr;
+use hv_pv::regs::Regs;
+use hv_types::{DomId, GuestVa, Mfn};
+use spin::{Mutex, Once};
+
+use guest_abi::errno::Errno;
+use guest_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
+
+use crate::guest::Caller as GuestMemory;
+use crate::layout;
+use crate::machine::Machine;
+use crate::mem::{self, PAGE, phys_to_virt, pte};
+use crate::percpu::{self, Cpu, this_cpu};
+use crate::vcpu::{Vcpu, current};
+use crate::{cpu, desc, domain};
+
+/// Free memory of the machine.
+pub static HEAP: Heap = Heap::new();
+static READ_ONLY_IO: Mutex<RangeSet> = Mutex::new(RangeSet::new());
+static MACHINE: Machine = Machine;
+static CLOCK: FlushClock = FlushClock::new();
+
+/// The frame table and the M2P, as slices over their windows.
+static TABLES: Once<(FrameTable<'static>, &'static [AtomicU64])> = Once::new();
+
+/// Makes the core see the frame table and the M2P that [`mem::take_over`] mapped.
+pub fn init(extent: mem::Extent) {
+    let len = extent.max_mfn as usize;
+    // SAFETY: both windows are mapped for `len` records, zeroed (frames) or all ones (M2P), and never unmapped. Holes
+    // share one frame, whose records stay as they are because no hole is ever owned by anybody (I-FR-9).
+    let tables = unsafe {
+        (
+            FrameTable::new(core::slice::from_raw_parts(layout::FRAMES as *const Frame, len)),
+            core::slice::from_raw_parts(layout::M2P_RW as *const AtomicU64, len),
+        )
+    };
+    TABLES.call_once(|| tables);
+}
+
+/// Everything the core's page-table code works on.
+#[inline(always)]
+pub fn mmu() -> Mmu<'static, Machine> {
+    // SAFETY: `init` runs before the first guest and before the first use (order in `start`).
+    let (frames, m2p) = unsafe { *TABLES.get_unchecked() };
+    Mmu { frames, heap: &HEAP, m2p, read_only_io: &READ_ONLY_IO, port: &MACHINE }
+}
+
+/// The calling vCPU, for the core.
+#[inline(always)]
+pub fn caller(vcpu: &'static Vcpu) -> Caller<'static> {
+    Caller { domain: &vcpu.domain.memory, vcpu: &vcpu.mmu }
+}
+
+/// A frame for the hypervisor's own use.
+pub fn take_frame() -> Option<u64> {
+    let fresh = HEAP.alloc(mmu().frames, 0, 64)?;
+    Some(fresh.make_safe(&MACHINE, false).mfn().0 * PAGE)
+}
+
+/// Flushes every translation on this CPU, global ones too, and remembers when.
+fn flush_all(cpu: &Cpu) {
+    let (now, _) = CLOCK.tick();
+    cpu.flushed.store(now, Ordering::Relaxed);
+    percpu::count(&cpu.tlb_flushes);
+    let cr4 = cpu::cr4();
+    // SAFETY: PGE goes off and on again, which drops all translations and changes nothing else.
+    unsafe {
+        if cr4 & CR4_PGE != 0 {
+            cpu::set_cr4(cr4 & !CR4_PGE);
+            cpu::set_cr4(cr4);
+        } else {
+            cpu::set_cr3(cpu.loaded_root.get());
+        }
+    }
+}
+
+const CR4_PGE: u64 = 1 << 7;
+
+fn holds_this(cpus: &CpuSet) -> bool {
+    cpus.contains(this_cpu().id)
+}
+
+impl Tlb for Machine {
+    #[inline(always)]
+    fn clock(&self) -> u32 {
+        CLOCK.now()
+    }
+
+    fn flush_stale(&self, cpus: &CpuSet, stamp: u32) {
+        let cpu = this_cpu();
+        if cpus.contains(cpu.id) && may_be_stale(cpu.flushed.load(Ordering::Relaxed), stamp) {
+            flush_all(cpu);
+        }
+    }
+
+    #[inline(always)]
+    fn flush_local(&self) {
+        flush_all(this_cpu());
+    }
+
+    #[inline(always)]
+    fn flush_page_local(&self, va: GuestVa) {
+        percpu::count(&this_cpu().tlb_flushes);
+        cpu::invlpg(va.0);
+    }
+
+    fn flush(&self, cpus: &CpuSet) {
+        if holds_this(cpus) {
+            flush_all(this_cpu());
+        }
+    }
+
+    fn flush_page(&self, cpus: &CpuSet, va: GuestVa) {
+        if holds_this(cpus) {
+            self.flush_page_local(va);
+        }
+    }
+
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+}
+
+impl Registers for Machine {
+    fn load_root(&self, root: Mfn) {
+        let cpu = this_cpu();
+        cpu.loaded_root.set(root.0 << 12);
+        percpu::count(&cpu.root_loads);
+        let (now, _) = CLOCK.tick();
+        cpu.flushed.store(now, Ordering::Relaxed);
+        let cr4 = cpu::cr4();
+        // SAFETY: the core has validated the root and holds a reference for the vCPU (I-PT-2). PGE is off while the
+        // root changes, so that no translation of the old one survives.
+        unsafe {
+            cpu::set_cr4(cr4 & !CR4_PGE);
+            cpu::set_cr3(root.0 << 12);
+            cpu::set_cr4(cr4);
+        }
+    }
+
+    fn reload_ldt(&self, entries: u32) {
+        let vcpu = current();
+        vcpu.window.clear_ldt();
+        vcpu.ldt_entries.set(entries);
+        load_ldt(this_cpu(), vcpu);
+    }
+
+    fn reload_gdt(&self) {
+        let vcpu = current();
+        map_gdt(vcpu);
+        load_gdt(this_cpu(), vcpu);
+    }
+
+    fn write_back_caches(&self, _every_cpu: bool) {
+        cpu::wbinvd();
+    }
+
+    #[inline(always)]
+    fn should_preempt(&self) -> bool {
+        this_cpu().slice_is_over()
+    }
+}
+
+impl Domains for Machine {
+    fn domain(&self, id: DomId) -> Option<&DomainMemory> {
+        domain::find(id).map(|d| &d.memory)
+    }
+
+    fn dirty_cpu(&self, domain: DomId, vcpu: u32) -> Option<u32> {
+        let vcpu = domain::find(domain)?.vcpus().get(vcpu as usize)?;
+        vcpu.cpu()
+    }
+
+    fn hypervisor_slots(&self, domain: DomId) -> [u64; 16] {
+        let own = domain::find(domain).map_or(0, |d| d.area.entry());
+        core::array::from_fn(|n| {
+            let slot = layout::FIRST_SLOT + n;
+            if slot == layout::PER_DOMAIN_SLOT { own } else { slots()[n] }
+        })
+    }
+
+    fn check_descriptor(&self, descriptor: u64) -> Option<u64> {
+        SegmentDescriptor::check(descriptor).ok().map(SegmentDescriptor::bits)
+    }
+}
+
+/// The template of the hypervisor's slots, read once: the root's entries never change after boot.
+fn slots() -> &'static [u64; 16] {
+    static SLOTS: Once<[u64; 16]> = Once::new();
+    SLOTS.call_once(|| core::array::from_fn(|n| mem::root_entry(layout::FIRST_SLOT + n)))
+}
+
+/// A domain's own part of the hypervisor's range: the table of level 3 and what hangs below it, for the GDT and LDT
+/// windows of its vCPUs.
+pub struct Area {
+    l3: u64,
+    l2: u64,
+    /// One table of level 1 for each 16 vCPUs.
+    l1: [AtomicU64; 8],
+}
+
+/// vCPUs whose windows one table of level 1 maps.
+const VCPUS_PER_TABLE: usize = 16;
+const WINDOW_PAGES: usize = 32;
+
+impl Area {
+    /// An area without windows.
+    pub fn new() -> Option<Area> {
+        let (l3, l2) = (mem::take_frame()?, mem::take_frame()?);
+        // SAFETY: a fresh frame of ours.
+        unsafe { phys_to_virt(l3).cast::<u64>().write(l2 | pte::TABLE) };
+        Some(Area { l3, l2, l1: [const { AtomicU64::new(0) }; 8] })
+    }
+
+    /// The root entry for [`layout::PER_DOMAIN_SLOT`].
+    pub fn entry(&self) -> u64 {
+        self.l3 | pte::TABLE
+    }
+
+    /// The window of a vCPU; `None` if memory is exhausted or the number too high.
+    pub fn window(&self, vcpu: usize) -> Option<Window> {
+        let slot = self.l1.get(vcpu / VCPUS_PER_TABLE)?;
+        if slot.load(Ordering::Acquire) == 0 {
+            let l1 = mem::take_frame()?;
+            // SAFETY: the entry is absent and the domain's creation is the only writer.
+            unsafe { phys_to_virt(self.l2).cast::<u64>().add(vcpu / VCPUS_PER_TABLE).write(l1 | pte::TABLE) };
+            slot.store(l1, Ordering::Release);
+        }
+        let table = phys_to_virt(slot.load(Ordering::Acquire)).cast::<u64>();
+        let first = vcpu % VCPUS_PER_TABLE * WINDOW_PAGES;
+        Some(Window { entries: table.wrapping_add(first), va: layout::gdt_window(vcpu) })
+    }
+}
+
+/// 16 pages of GDT and 16 of LDT.
+pub struct Window {
+    entries: *mut u64,
+    va: u64,
+}
+
+// SAFETY: only the CPU that runs or holds the vCPU changes its window (I-VC-1).
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+/// First page of the LDT in a window.
+const LDT_PAGE: usize = 16;
+
+impl Window {
+    fn set(&self, page: usize, entry: u64) {
+        // SAFETY: the window's own 32 entries.
+        unsafe { self.entries.add(page & 31).write_volatile(entry) };
+        cpu::invlpg(self.va + page as u64 * PAGE);
+    }
+
+    fn clear_ldt(&self) {
+        (LDT_PAGE..2 * LDT_PAGE).for_each(|page| self.set(page, 0));
+    }
+}
+
+/// Maps the guest's GDT frames and this CPU's own page in the vCPU's window.
+fn map_gdt(vcpu: &Vcpu) {
+    for page in 0..layout::GUEST_GDT_PAGES {
+        // The processor sets accessed bits, hence writable for ring 0; the guest has no mapping that could.
+        let entry =
+            vcpu.mmu.gdt(page).map_or(0, |mfn| mfn.0 << 12 | pte::P | pte::W | pte::A | pte::D | pte::NX);
+        vcpu.window.set(page, entry);
+    }
+    map_own_page(this_cpu(), vcpu);
+}
+
+/// Maps this CPU's descriptor page behind the guest's.
+pub fn map_own_page(cpu: &Cpu, vcpu: &Vcpu) {
+    vcpu.window.set(layout::GUEST_GDT_PAGES, cpu.gdt_page | pte::P | pte::W | pte::A | pte::D | pte::NX);
+}
+
+/// Points this CPU's GDTR at the vCPU's window.
+pub fn load_gdt(_cpu: &Cpu, vcpu: &Vcpu) {
+    // SAFETY: the window holds this CPU's page at its place and checked descriptors or nothing before it.
+    unsafe { desc::load_gdt(vcpu.window.va) };
+}
+
+/// Loads the vCPU's LDT on this CPU.
+pub fn load_ldt(cpu: &Cpu, vcpu: &Vcpu) {
+    let base = vcpu.window.va + LDT_PAGE as u64 * PAGE;
+    // SAFETY: pages of the LDT window hold checked descriptors or are absent and come by fault.
+    unsafe { desc::load_ldt(cpu.gdt, base, vcpu.ldt_entries.get()) };
+}
+
+/// A fault in the hypervisor's range: a page of the LDT that was not touched before. True if it is there now.
+pub fn fault_in_window(vcpu: &'static Vcpu, address: u64) -> bool {
+    let Some(offset) = address.checked_sub(vcpu.window.va + LDT_PAGE as u64 * PAGE) else { return false };
+    if offset >= LDT_PAGE as u64 * PAGE {
+        return false;
+    }
+    match mmu().take_ldt_frame(&caller(vcpu), offset) {
+        Some(mfn) => {
+            let entry = mfn.0 << 12 | pte::P | pte::W | pte::A | pte::D | pte::NX;
+            vcpu.window.set(LDT_PAGE + (offset / PAGE) as usize, entry);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Bytes of an instruction that are looked at.
+const CODE: usize = 15;
+
+/// The instruction at the guest's RIP: up to the end of the last page that can be read.
+fn fetch(rip: u64, code: &mut [u8; CODE + 1]) -> &[u8] {
+    let left = (PAGE - rip % PAGE) as usize;
+    if left > CODE {
+        return if GuestMemory.read(GuestVa(rip), code).is_ok() { &code[..CODE] } else { &[] };
+    }
+    let (here, there) = code.split_at_mut(left);
+    if GuestMemory.read(GuestVa(rip), here).is_err() {
+        return &[];
+    }
+    let whole = GuestMemory.read(GuestVa(rip.wrapping_add(left as u64)), &mut there[..CODE - left]).is_ok();
+    &code[..if whole { CODE } else { left }]
+}
+
+fn segment_base(segment: Segment) -> u64 {
+    let msr = match segment {
+        Segment::Fs => 0xc000_0100,
+        Segment::Gs => 0xc000_0101,
+        _ => return 0,
+    };
+    // SAFETY: both registers exist on every x86-64 processor.
+    unsafe { cpu::rdmsr(msr) }
+}
+
+/// Attempts before a write that keeps losing its race is left to the guest to repeat.
+const ATTEMPTS: u32 = 8;
+
+/// A write to a page-table page that is mapped read-only. True if done.
+pub fn page_table_write(regs: &mut Regs, vcpu: &'static Vcpu, address: u64) -> bool {
+    let (m, caller) = (mmu(), caller(vcpu));
+    let Some((_, _, leaf)) = m.leaf_of(&caller, GuestVa(address)) else { return false };
+    let table = leaf.mfn();
+    if !leaf.is_present()
+        || !m.frames.is_table(table, 1)
+        || !vcpu.domain.assists(VMASST_TYPE_WRITABLE_PAGETABLES)
+    {
+        return false;
+    }
+    let mut code = [0; CODE + 1];
+    let Ok(write) = ptwr::decode(fetch(regs.rip, &mut code), regs, GuestVa(address), segment_base) else {
+        return false;
+    };
+    let index = write.index();
+    if let Some(new) = write.unconditional() {
+        if m.emulated_write(&caller, table, index * 8, 8, EmulatedWrite::Store(new)).is_err() {
+            return false;
+        }
+        return finish_write(&write, 0, regs, vcpu);
+    }
+    for _ in 0..ATTEMPTS {
+        let old = MACHINE.load64(table, index);
+        let Some(new) = write.entry(old) else { return finish_write(&write, old, regs, vcpu) };
+        match m.emulated_write(&caller, table, index * 8, 8, EmulatedWrite::CompareExchange { old, new }) {
+            Ok(_) => return finish_write(&write, old, regs, vcpu),
+            Err(Errno::EAGAIN) => {}
+            Err(_) => return false,
+        }
+    }
+    // The guest runs the instruction again.
+    true
+}
+
+fn finish_write(write: &ptwr::EntryWrite, old: u64, regs: &mut Regs, vcpu: &'static Vcpu) -> bool {
+    if write.retire(old, regs) {
+        crate::trap::single_step(regs, vcpu);
+    }
+    true
+}
 
 /// Makes another frame the kernel's root.
 pub fn switch_root(_vcpu: &Vcpu, _root: Mfn) -> RootSwitch {
+    // Linux switches by hypercall; a trapped `mov cr3` is refused.
     RootSwitch::Refused
 }
 
 /// Fills a frame of the guest with the hypercall page.
-pub fn write_hypercall_page(_vcpu: &Vcpu, _frame: u64) -> bool {
-    false
+pub fn write_hypercall_page(vcpu: &'static Vcpu, frame: u64) -> bool {
+    let m = mmu();
+    match m.frames.get_writable_fast(Mfn(frame), vcpu.domain.id) {
+        Ok(held) => {
+            crate::dom0::write_hypercall_page(phys_to_virt(frame * PAGE));
+            if let Some(dead) = m.frames.put_writable(held, || CLOCK.now()) {
+                drop(dead);
+            }
+            true
+        }
+        Err(_) => false,
+    }
 }
 
-/// Reads a descriptor of the tables that are loaded.
-pub fn read_descriptor(_selector: u16) -> Option<u64> {
-    None
+/// Reads a descriptor of the tables that are loaded on this CPU.
+pub fn read_descriptor(selector: u16) -> Option<u64> {
+    let vcpu = current();
+    let index = u64::from(selector >> 3);
+    let (base, limit) = if selector & 4 == 0 {
+        (vcpu.window.va, u64::from(desc::GDT_LIMIT) / 8)
+    } else {
+        (vcpu.window.va + LDT_PAGE as u64 * PAGE, u64::from(vcpu.ldt_entries.get()))
+    };
+    if index >= limit {
+        return None;
+    }
+    read_own(base + index * 8)
 }
 
-/// A write to a page-table page that is mapped read-only. True if done.
-pub fn page_table_write(_regs: &mut Regs, _vcpu: &Vcpu, _address: u64) -> bool {
-    false
+/// Reads a word of the hypervisor's range that may not be mapped.
+fn read_own(at: u64) -> Option<u64> {
+    let value: u64;
+    // SAFETY: a fault lands at the label; the windows are readable data.
+    unsafe {
+        core::arch::asm!("21: mov {v}, [{at}]",
+            ".pushsection .ex_table, \"a\"", ".long 21b - ., {fault} - .", ".popsection",
+            v = out(reg) value, at = in(reg) at, fault = label { return None }, options(nostack, readonly));
+    }
+    Some(value)
 }
+
+/// Stamps of this CPU's last complete flush.
+pub type Flushed = AtomicU32;

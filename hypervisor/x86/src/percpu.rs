@@ -45,6 +45,10 @@ pub struct Cpu {
     pub root_loads: AtomicU64,
     /// TLB flushes so far.
     pub tlb_flushes: AtomicU64,
+    /// The flush clock at the last complete flush.
+    pub flushed: AtomicU32,
+    /// Time-stamp counter at which the present call has had its share; 0: not asked yet.
+    slice_end: Cell<u64>,
     /// The CR3 value that is loaded.
     pub loaded_root: Cell<u64>,
     /// The FPU and debug state in the registers belong to this vCPU.
@@ -123,6 +127,8 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             work: AtomicU32::new(0),
             root_loads: AtomicU64::new(0),
             tlb_flushes: AtomicU64::new(0),
+            flushed: AtomicU32::new(0),
+            slice_end: Cell::new(0),
             loaded_root: Cell::new(0),
             fpu_owner: Cell::new(null()),
         });
@@ -170,14 +176,44 @@ pub unsafe fn enter_first_stack(cpu: &'static Cpu, then: extern "C" fn() -> !) -
     }
 }
 
-/// Loads a root table unless it is loaded already.
+/// Counts one more; only the counter's own CPU writes it.
+#[inline(always)]
+pub fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// Time-stamp ticks that one call may take before it must let others run. A millisecond at 1 GHz, less on faster
+/// machines.
+const SLICE: u64 = 1_000_000;
+
+impl Cpu {
+    /// A new call begins.
+    #[inline(always)]
+    pub fn begin_call(&self) {
+        self.slice_end.set(0);
+    }
+
+    /// True if the present call has run for long enough. The clock starts at the first question.
+    pub fn slice_is_over(&self) -> bool {
+        let now = cpu::rdtsc();
+        match self.slice_end.get() {
+            0 => {
+                self.slice_end.set(now.wrapping_add(SLICE));
+                false
+            }
+            end => now > end,
+        }
+    }
+}
+
+/// Loads a root table.
 ///
 /// # Safety
 /// `root` is a valid root table whose hypervisor slots are ours.
 #[inline]
 pub unsafe fn load_root(cpu: &Cpu, root: u64) {
     cpu.loaded_root.set(root);
-    cpu.root_loads.store(cpu.root_loads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    count(&cpu.root_loads);
     // SAFETY: the caller's duty.
     unsafe { cpu::set_cr3(root) };
 }

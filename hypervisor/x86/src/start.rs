@@ -1,23 +1,29 @@
 //! The order of initialisation, from the loader's hand-over to dom0's first instruction.
 
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::Ordering;
 
-use hv_core::options::{Level, Options, Size};
 use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
-use hv_pv::emulate::port::ControlState;
+use hv_core::call::CallError;
+use hv_core::frame::Share;
+use hv_core::options::{Level, Options, Size};
+use hv_pv::cpuid::HypervisorLeaves;
 use hv_pv::regs::{Mode, Regs, flags};
-use hv_pv::trap::TrapEntry;
-use hv_types::{DomId, Mfn};
+use hv_types::{DomId, Gfn, Mfn};
 use spin::Once;
 
-use crate::boot::{self, Info};
-use crate::domain::Domain;
-use crate::mem::{self, PAGE};
+use crate::boot::{self, Info, kind};
+use crate::calls::version;
+use crate::dom0::Frames;
+use crate::domain::{self, Domain};
+use crate::machine::Machine;
+use crate::mem::{self, Extent, PAGE};
+use crate::paging::{self, Area, HEAP, mmu};
 use crate::percpu::{self, this_cpu};
-use crate::vcpu::{Callbacks, Vcpu};
-use crate::{console, cpu, desc, dom0, emulate, entry, features, guest, heap, power, println};
+use crate::vcpu::Vcpu;
+use crate::{console, cpu, cpuid, desc, dom0, entry, features, guest, heap, power, println};
 
 static INFO: Once<Info> = Once::new();
 
@@ -96,33 +102,55 @@ extern "C" fn on_own_stack() -> ! {
         cpu::outb(0xa1, 0xff);
     }
     let Some(info) = INFO.get() else { give_up(format_args!("boot information is lost")) };
-    match build(info) {
+    let options = Options::parse(&info.command_line);
+    version::init(options.compat, &info.command_line);
+    cpuid::init(HypervisorLeaves {
+        version: u32::from(options.compat.0) << 16 | u32::from(options.compat.1),
+        ..HypervisorLeaves::default()
+    });
+    match build(info, &options) {
         Ok((vcpu, regs)) => run_first(vcpu, regs),
         Err(error) => give_up(format_args!("{error}")),
     }
 }
 
-struct BootFrames;
+/// dom0's frames come from the free memory; those of the initramfs are dom0's where they are.
+struct Dom0Frames<'a> {
+    domain: &'a Domain,
+    next: u64,
+}
 
-impl dom0::Frames for BootFrames {
+/// Largest block asked for: 2 MiB at a time keeps the map of frames short.
+const LARGEST_ORDER: u32 = 18;
+
+impl Frames for Dom0Frames<'_> {
     fn take(&mut self, pages: u64) -> Option<(Mfn, u64)> {
-        let mut boot = mem::BOOT.lock();
-        let (s, e) = boot.largest(u64::MAX);
-        let n = pages.min((e - s) / PAGE);
-        if n == 0 {
-            return None;
-        }
-        let at = boot.take(n * PAGE, PAGE, u64::MAX)?;
-        // SAFETY: just taken.
-        unsafe { core::ptr::write_bytes(mem::phys_to_virt(at), 0, (n * PAGE) as usize) };
-        Some((Mfn(at / PAGE), n))
+        let m = mmu();
+        let mut order = pages.ilog2().min(LARGEST_ORDER);
+        let fresh = loop {
+            match HEAP.alloc(m.frames, order, 64) {
+                Some(fresh) => break fresh,
+                None if order == 0 => return None,
+                None => order -= 1,
+            }
+        };
+        // What the firmware left is nobody's secret: the builder clears what must be zero, the rest dom0 clears itself.
+        let block = fresh.make_safe(&Machine, false);
+        let first = self.next;
+        let mfn = m.assign(&self.domain.memory, block, |n| Some(Gfn(first + n))).ok()?;
+        self.next += 1 << order;
+        Some((mfn, 1 << order))
     }
 
-    fn adopt(&mut self, _first: Mfn, _pages: u64) -> Option<()> {
+    fn adopt(&mut self, first: Mfn, pages: u64) -> Option<()> {
+        let gfn = self.next;
+        mmu().adopt(&self.domain.memory, first, pages, |n| Some(Gfn(gfn + n))).ok()?;
+        self.next += pages;
         Some(())
     }
 }
 
+/// dom0's memory in pages, of `free` pages.
 fn dom0_pages(options: &Options, free: u64) -> Result<u64, dom0::Error> {
     let bytes = match options.dom0_memory.initial {
         Some(Size::Bytes(n)) => n,
@@ -135,47 +163,72 @@ fn dom0_pages(options: &Options, free: u64) -> Result<u64, dom0::Error> {
     Ok(bytes / PAGE)
 }
 
-fn build(info: &'static Info) -> Result<(&'static Vcpu, Regs), dom0::Error> {
-    let options = Options::parse(&info.command_line);
-    let (start, end) = mem::BOOT.lock().largest(1 << 32);
-    let start = end.saturating_sub(300 << 20).max(start);
-    let boot_heap = mem::BOOT.lock().take(end - start, PAGE, 1 << 32).unwrap_or(0);
-    // SAFETY: just taken.
-    unsafe { heap::begin_boot(boot_heap, boot_heap + (end - start)) };
-    let kernel = dom0::Kernel::load(&info.modules)?;
-    let kinfo = kernel.info()?;
-    log::info!("dom0 kernel entry {:#x}", kinfo.entry());
-    let nr_pages = dom0_pages(&options, 600 << 8)?;
-    let image = dom0::Image::prepare(&kinfo, &info.modules, nr_pages, &mut BootFrames)?;
-    let shared = mem::take_frame().ok_or(dom0::Error::NoMemory("the shared page"))?;
-    let line = info.modules[0].command_line.as_str();
-    image.fill(&kinfo, &info.modules, shared, line, &[]);
-    let domain: &'static Domain = Box::leak(Box::new(Domain::new(DomId::DOM0, true, Mfn(shared / PAGE))));
-    image.write_tables(|root| {
-        for slot in dom0::HYPERVISOR_SLOTS {
-            // SAFETY: dom0's root.
-            unsafe { root.add(slot).write(mem::root_entry(slot)) };
+/// Gives all RAM that nobody uses to the allocator, except the boot heap, and marks what is no RAM.
+fn fill_heap(info: &Info, extent: Extent) -> (u64, u64) {
+    let largest = mem::BOOT.lock().largest(1 << 32);
+    let start = largest.1.saturating_sub(BOOT_HEAP).max(largest.0);
+    let heap = (start, largest.1);
+    mem::BOOT.lock().reserve(heap.0, heap.1);
+    let frames = mmu().frames;
+    let mut ram = info.memory.iter().filter(|r| r.kind == kind::RAM).peekable();
+    let mut mfn = 0;
+    while mfn < extent.max_mfn {
+        while ram.next_if(|r| r.end / PAGE <= mfn).is_some() {}
+        let Some(region) = ram.peek() else { break };
+        let (first, last) = (region.start.div_ceil(PAGE), region.end / PAGE);
+        // The first MiB is I/O for a guest, whatever the firmware calls it: BIOS data and option ROMs are there.
+        for hole in mfn..first.clamp(LOW_FRAMES, extent.max_mfn) {
+            frames.mark_io(Mfn(hole));
         }
-    });
-    let vcpu: &'static Vcpu = Box::leak(Box::new(Vcpu {
-        id: 0,
-        domain,
-        mode: Cell::new(Mode::Kernel),
-        info: Cell::new(mem::phys_to_virt(shared)),
-        kernel_root: Cell::new(image.root().0 << 12),
-        user_root: Cell::new(0),
-        kernel_sp: Cell::new(0),
-        callbacks: Callbacks::default(),
-        traps: [const { Cell::new(TrapEntry::EMPTY) }; 256],
-        control: UnsafeCell::new(ControlState::new(&emulate::cr4_policy())),
-        ldt: Cell::new((0, 0)),
-        saved: Cell::new(Regs::default()),
-        xcr0: Cell::new(1),
-    }));
+        mfn = last.max(mfn).max(LOW_FRAMES);
+    }
+    for (start, end) in mem::BOOT.lock().drain() {
+        HEAP.add(frames, Mfn(start / PAGE), Mfn(end / PAGE));
+    }
+    mem::set_late_allocator(paging::take_frame);
+    heap
+}
+
+/// Frames below 1 MiB.
+const LOW_FRAMES: u64 = 256;
+/// Bytes lent to large allocations while dom0 is built: a kernel unpacked, and a decoder's window.
+const BOOT_HEAP: u64 = 320 << 20;
+
+fn build(info: &'static Info, options: &Options) -> Result<(&'static Vcpu, Regs), dom0::Error> {
+    let extent = mem::extent(info);
+    paging::init(extent);
+    let boot_heap = fill_heap(info, extent);
+    // SAFETY: the range was taken out of the boot allocator and not given to the heap of frames.
+    unsafe { heap::begin_boot(boot_heap.0, boot_heap.1) };
+    let kernel = dom0::Kernel::load(&info.modules)?;
+    let kernel_info = kernel.info()?;
+    let initrd_pages = info.modules.get(1).map_or(0, |m| (m.end - m.start).div_ceil(PAGE));
+    let nr_pages = dom0_pages(options, HEAP.free_frames() + initrd_pages)?;
+
+    let no_memory = dom0::Error::NoMemory;
+    let shared = mem::take_frame().ok_or(no_memory("the shared page"))?;
+    let area = Area::new().ok_or(no_memory("descriptor windows"))?;
+    let domain: &'static Domain =
+        Box::leak(Box::new(Domain::new(DomId::DOM0, true, Mfn(shared / PAGE), area)));
+    domain::register(domain);
+    // dom0 may balloon up to all there is.
+    domain.memory.max_pages.store(u64::from(u32::MAX), Ordering::Relaxed);
+    let all = Mfn((1 << 40) - 1);
+    domain.memory.permit_io(Mfn(0), all).map_err(|_| no_memory("I/O ranges"))?;
+    if !mmu().frames.share(Mfn(shared / PAGE), DomId::DOM0, Share::Writable) {
+        return Err(dom0::Error::Tables);
+    }
+
+    let mut frames = Dom0Frames { domain, next: 0 };
+    let image = dom0::Image::prepare(&kernel_info, &info.modules, nr_pages, &mut frames)?;
+    let line = info.modules.first().map_or("", |m| m.command_line.as_str());
+    image.fill(&kernel_info, &info.modules, shared, line, &[]);
+    image.write_tables();
+    let window = domain.area.window(0).ok_or(no_memory("descriptor windows"))?;
+    let vcpu: &'static Vcpu = Box::leak(Box::new(Vcpu::new(0, domain, mem::phys_to_virt(shared), window)));
     vcpu.set_upcall_mask(1);
-    let mut list = Vec::new();
-    list.push(vcpu);
-    domain.set_vcpus(Vec::leak(list));
+    domain.set_vcpus(Vec::leak(vec![vcpu]));
+    take_root(vcpu, image.root())?;
     let regs = Regs {
         rip: image.plan.entry,
         cs: FLAT_KERNEL_CS.into(),
@@ -185,21 +238,46 @@ fn build(info: &'static Info) -> Result<(&'static Vcpu, Regs), dom0::Error> {
         rsi: image.plan.start_info.va,
         ..Regs::default()
     };
+    log::info!("dom0: {} MiB, entry {:#x}", nr_pages / 256, regs.rip);
+    drop(kernel);
+    if heap::end_boot() {
+        HEAP.add(mmu().frames, Mfn(boot_heap.0 / PAGE), Mfn(boot_heap.1 / PAGE));
+    }
+    if let Some(module) = info.modules.first() {
+        HEAP.add(mmu().frames, Mfn(module.start / PAGE), Mfn(module.end.div_ceil(PAGE)));
+    }
     Ok((vcpu, regs))
+}
+
+/// Types the first page tables by the ordinary path: pins the root and makes it the vCPU's.
+fn take_root(vcpu: &'static Vcpu, root: Mfn) -> Result<(), dom0::Error> {
+    let (m, caller) = (mmu(), paging::caller(vcpu));
+    loop {
+        this_cpu().begin_call();
+        match m.pin(&caller, caller.domain, root, 4) {
+            Ok(()) => break,
+            Err(CallError::Retry(_)) => {}
+            Err(_) => return Err(dom0::Error::Tables),
+        }
+    }
+    m.set_roots(&caller, root, None).map_err(|_| dom0::Error::Tables)
 }
 
 /// Puts the vCPU on this CPU and goes to it.
 fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
     let cpu = this_cpu();
     cpu.current.set(vcpu);
+    vcpu.set_cpu(Some(cpu.id));
+    vcpu.domain.memory.dirty.insert(cpu.id);
     let place = (core::ptr::from_ref(cpu) as u64 - size_of::<Regs>() as u64) as *mut Regs;
     // SAFETY: the place of the guest's registers at the end of this stack; our own frames are far below it.
     unsafe { place.write(regs) };
     log::info!("dom0 starts at {:#x}", regs.rip);
     // SAFETY: the root was checked; the registers are in place.
     unsafe {
-        percpu::load_root(cpu, vcpu.kernel_root.get());
+        percpu::load_root(cpu, vcpu.root(Mode::Kernel));
+        paging::map_own_page(cpu, vcpu);
+        paging::load_gdt(cpu, vcpu);
         entry::enter_guest(place)
     }
 }
-

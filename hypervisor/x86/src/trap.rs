@@ -2,6 +2,7 @@
 
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{self, software_interrupt};
+use hv_types::GuestVa;
 
 use crate::domain::{self, Crash};
 use crate::guest::{self, Caller};
@@ -71,16 +72,23 @@ fn may_sysret(regs: &Regs) -> bool {
     regs.entry_vector & Regs::LAZY_RETURN != 0 && regs.cs == u64::from(crate::desc::GUEST_CS) && canonical
 }
 
-fn page_fault(regs: &mut Regs, vcpu: &Vcpu) {
+fn page_fault(regs: &mut Regs, vcpu: &'static Vcpu) {
     let address = cpu::cr2();
-    if vcpu.mode.get() == Mode::Kernel && paging::page_table_write(regs, vcpu, address) {
+    if GuestVa(address).is_hypervisor() && paging::fault_in_window(vcpu, address) {
+        return;
+    }
+    const WRITE_TO_PRESENT: u32 = 3;
+    if regs.error_code & 0xb == WRITE_TO_PRESENT
+        && vcpu.mode.get() == Mode::Kernel
+        && paging::page_table_write(regs, vcpu, address)
+    {
         return;
     }
     deliver::page_fault(regs, vcpu, address, regs.error_code);
 }
 
 /// #GP: an `INT n` of the guest if the error code says so, else an instruction that its kernel may not run here.
-fn general_protection(regs: &mut Regs, vcpu: &Vcpu) {
+fn general_protection(regs: &mut Regs, vcpu: &'static Vcpu) {
     let error = regs.error_code;
     // External events aside, bit 1 says that the IDT was at fault.
     if error & 3 == 2 {
@@ -101,7 +109,7 @@ fn general_protection(regs: &mut Regs, vcpu: &Vcpu) {
 }
 
 /// `INT vector`: allowed by the guest's own gate, or a #GP as the processor would give.
-fn software(regs: &mut Regs, vcpu: &Vcpu, vector: u8, len: u64) {
+fn software(regs: &mut Regs, vcpu: &'static Vcpu, vector: u8, len: u64) {
     let entry = vcpu.traps[usize::from(vector)].get();
     if entry.handler().is_some() && entry.allows_software_interrupt(vcpu.mode.get()) {
         regs.rip = regs.rip.wrapping_add(len);
@@ -114,14 +122,14 @@ fn software(regs: &mut Regs, vcpu: &Vcpu, vector: u8, len: u64) {
     deliver::exception(regs, vcpu, trap::GP, Some(u32::from(vector) << 3 | 2));
 }
 
-fn invalid_opcode(regs: &mut Regs, vcpu: &Vcpu) {
+fn invalid_opcode(regs: &mut Regs, vcpu: &'static Vcpu) {
     if !emulate::forced(regs, vcpu) {
         deliver::exception(regs, vcpu, trap::UD, None);
     }
 }
 
 /// #DB: the guest's DR6 gathers what the processor reports.
-fn debug(regs: &mut Regs, vcpu: &Vcpu) {
+fn debug(regs: &mut Regs, vcpu: &'static Vcpu) {
     const FIXED: u64 = 0xffff_0ff0;
     let dr6 = cpu::dr6();
     // SAFETY: clears the status for the next exception.
@@ -130,8 +138,14 @@ fn debug(regs: &mut Regs, vcpu: &Vcpu) {
     deliver::exception(regs, vcpu, trap::DB, None);
 }
 
+/// An emulated instruction of a guest that single-steps has ended.
+pub fn single_step(regs: &mut Regs, vcpu: &'static Vcpu) {
+    vcpu.with_control(|c| c.debug.record(hv_pv::debug::STATUS_STEP));
+    deliver::exception(regs, vcpu, trap::DB, None);
+}
+
 /// #NM: the guest set TS; the reference clears it before the guest hears of it.
-fn device_not_available(regs: &mut Regs, vcpu: &Vcpu) {
+fn device_not_available(regs: &mut Regs, vcpu: &'static Vcpu) {
     vcpu.set_task_switched(false);
     deliver::exception(regs, vcpu, trap::NM, None);
 }

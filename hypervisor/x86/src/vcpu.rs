@@ -4,13 +4,16 @@
 //! what other CPUs may touch is atomic or behind a lock.
 
 use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::{AtomicU32, Ordering};
 
+use hv_core::mmu::VcpuMmu;
 use hv_pv::emulate::port::ControlState;
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{Handler, TrapEntry};
 
 use crate::cpu;
 use crate::domain::Domain;
+use crate::paging::Window;
 use crate::percpu::this_cpu;
 
 /// Callbacks a kernel registers (`CALLBACKTYPE_*`).
@@ -38,10 +41,14 @@ pub struct Vcpu {
     pub mode: Cell<Mode>,
     /// `vcpu_info` as the hypervisor sees it; mapped for as long as the vCPU lives.
     pub info: Cell<*mut u8>,
-    /// Kernel's root table (machine address), or zero before the first.
-    pub kernel_root: Cell<u64>,
-    /// User mode's root table, or zero if there is none.
-    pub user_root: Cell<u64>,
+    /// Roots and descriptor tables, held by the core's references.
+    pub mmu: VcpuMmu,
+    /// Where the GDT and the LDT are mapped.
+    pub window: Window,
+    /// Entries of the LDT that is loaded.
+    pub ldt_entries: Cell<u32>,
+    /// CPU that runs it, or [`NO_CPU`].
+    on_cpu: AtomicU32,
     /// Stack for entries from user mode (`stack_switch`).
     pub kernel_sp: Cell<u64>,
     /// Where the kernel wants to be entered.
@@ -50,8 +57,6 @@ pub struct Vcpu {
     pub traps: [Cell<TrapEntry>; 256],
     /// Privileged registers as the guest sees them.
     pub control: UnsafeCell<ControlState>,
-    /// LDT: linear address, entries.
-    pub ldt: Cell<(u64, u32)>,
     /// Registers while the vCPU does not run.
     pub saved: Cell<Regs>,
     /// XCR0 as the guest set it.
@@ -100,30 +105,66 @@ impl Vcpu {
         unsafe { self.info.get().add(16).cast::<u64>().read_volatile() }
     }
 
-    /// Root table of the present mode.
+    /// Root table of a mode.
     #[inline(always)]
-    pub fn root(&self) -> u64 {
-        match self.mode.get() {
-            Mode::Kernel => self.kernel_root.get(),
-            Mode::User => self.user_root.get(),
-        }
+    pub fn root(&self, mode: Mode) -> u64 {
+        let root = match mode {
+            Mode::Kernel => self.mmu.kernel_root(),
+            Mode::User => self.mmu.user_root(),
+        };
+        // Without a root the hypervisor's own would do; the callers have checked that there is one.
+        root.map_or(0, |mfn| mfn.0 << 12)
     }
 
     /// Goes from user mode to kernel mode or back: exchanges the GS bases and loads the other root.
     #[inline(always)]
     pub fn toggle(&self) {
-        let (mode, root) = match self.mode.get() {
-            Mode::Kernel => (Mode::User, self.user_root.get()),
-            Mode::User => (Mode::Kernel, self.kernel_root.get()),
+        let mode = match self.mode.get() {
+            Mode::Kernel => Mode::User,
+            Mode::User => Mode::Kernel,
         };
         self.mode.set(mode);
-        // SAFETY: the hypervisor does not use GS; both roots are validated tables held by this vCPU (I-PT-2).
+        // SAFETY: the hypervisor does not use GS; both roots are validated tables held by this vCPU (I-PT-2), and
+        // the caller has checked that a user root exists.
         unsafe {
             core::arch::asm!("swapgs", options(nomem, nostack, preserves_flags));
-            crate::percpu::load_root(this_cpu(), root);
+            crate::percpu::load_root(this_cpu(), self.root(mode));
+        }
+    }
+
+    /// CPU that runs it.
+    pub fn cpu(&self) -> Option<u32> {
+        Some(self.on_cpu.load(Ordering::Acquire)).filter(|cpu| *cpu != NO_CPU)
+    }
+
+    /// Says which CPU runs it.
+    pub fn set_cpu(&self, cpu: Option<u32>) {
+        self.on_cpu.store(cpu.unwrap_or(NO_CPU), Ordering::Release);
+    }
+
+    /// A vCPU that has never run, with `info` as its `vcpu_info`.
+    pub fn new(id: u16, domain: &'static Domain, info: *mut u8, window: Window) -> Vcpu {
+        Vcpu {
+            id,
+            domain,
+            mode: Cell::new(Mode::Kernel),
+            info: Cell::new(info),
+            mmu: VcpuMmu::new(),
+            window,
+            ldt_entries: Cell::new(0),
+            on_cpu: AtomicU32::new(NO_CPU),
+            kernel_sp: Cell::new(0),
+            callbacks: Callbacks::default(),
+            traps: [const { Cell::new(TrapEntry::EMPTY) }; 256],
+            control: UnsafeCell::new(ControlState::new(&crate::emulate::cr4_policy())),
+            saved: Cell::new(Regs::default()),
+            xcr0: Cell::new(1),
         }
     }
 }
+
+/// No CPU runs it.
+const NO_CPU: u32 = u32::MAX;
 
 /// The vCPU whose registers are on this CPU's stack. Called on paths that a guest entered.
 #[inline(always)]

@@ -48,6 +48,32 @@ impl<P: Machine> Mmu<'_, P> {
         Ok(first)
     }
 
+    /// Gives `pages` frames from `first` on to a domain with what is in them: RAM that was never in the heap, such as
+    /// the loader's modules. `gfn` as for [`Mmu::assign`].
+    ///
+    /// `ENOMEM`: more pages than it may have; `EBUSY`: a frame is somebody's, and those before it are the domain's
+    /// now.
+    pub fn adopt(
+        &self,
+        domain: &DomainMemory,
+        first: Mfn,
+        pages: u64,
+        gfn: impl Fn(u64) -> Option<Gfn>,
+    ) -> Result<(), Errno> {
+        if !domain.charge(pages) {
+            return Err(Errno::ENOMEM);
+        }
+        for n in 0..pages {
+            let mfn = Mfn(first.0.saturating_add(n));
+            if !self.frames.publish(mfn, domain.id) {
+                domain.uncharge(pages.saturating_sub(n));
+                return Err(Errno::EBUSY);
+            }
+            self.set_gfn(mfn, gfn(n).unwrap_or(Gfn::INVALID));
+        }
+        Ok(())
+    }
+
     /// The domain gives up a frame. Its last mapping frees it. `EINVAL`: not its frame, or given up already.
     pub fn release(&self, domain: &DomainMemory, mfn: Mfn) -> Result<(), Errno> {
         let held = self.frames.get_general(mfn, domain.id).map_err(|_| Errno::EINVAL)?;

@@ -13,11 +13,11 @@ use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{self, Handler, TrapEntry};
 use hv_types::GuestVa;
 
-use crate::{cpu, emulate};
 use crate::domain::{self, Crash};
 use crate::guest::Caller;
 use crate::hypercall::{Outcome, read};
 use crate::vcpu::Vcpu;
+use crate::{cpu, emulate};
 
 /// `set_trap_table`: entries until one with address zero; a null pointer clears the table.
 pub fn set_trap_table(vcpu: &Vcpu, table: u64) -> Outcome {
@@ -144,7 +144,7 @@ pub fn iret(regs: &mut Regs, vcpu: &Vcpu) {
     };
     let frame = IretFrame(words);
     if frame.mode() == Mode::User {
-        if vcpu.user_root.get() == 0 {
+        if vcpu.mmu.user_root().is_none() {
             return domain::crash(vcpu, regs, Crash::NoUserRoot);
         }
         vcpu.toggle();

@@ -3,3 +3,4 @@
 pub mod console;
 pub mod entry_points;
 pub mod multicall;
+pub mod version;
