@@ -18,6 +18,7 @@ pub mod platform;
 pub mod port;
 pub mod sched;
 pub mod time;
+pub mod vcpu;
 pub mod version;
 pub mod wire;
 

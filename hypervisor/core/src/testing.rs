@@ -1,8 +1,10 @@
 //! A machine for tests: frames of words, a guest's linear memory, and a record of who was woken.
 
+use crate::call::CallError;
 use crate::event::{DomainEvents, Domains, FramePin, Limits, Pirqs, Preempt, Wake};
 use crate::port::{Fault, GuestSpace, Memory};
-use crate::sched::SchedPorts;
+use crate::sched::{Reasons, SchedPorts, VcpuSched};
+use crate::vcpu::VcpuPorts;
 use guest_abi::Errno;
 use hv_types::{DomId, Gfn, GuestVa, Mfn, Pirq, VcpuId};
 use std::cell::RefCell;
@@ -122,6 +124,8 @@ pub struct World {
     pub bound_pirqs: Mutex<Vec<(DomId, Pirq)>>,
     pub hurry: AtomicBool,
     pub log: Mutex<Vec<String>>,
+    /// The vCPUs of domain 0: only the first one is up.
+    pub scheds: Vec<VcpuSched>,
 }
 
 impl World {
@@ -136,6 +140,9 @@ impl World {
             bound_pirqs: Mutex::default(),
             hurry: AtomicBool::new(false),
             log: Mutex::default(),
+            scheds: (0..vcpus)
+                .map(|n| VcpuSched::new(if n == 0 { Reasons::empty() } else { Reasons::DOWN }, 0))
+                .collect(),
         }
     }
 
@@ -275,5 +282,59 @@ impl SchedPorts for World {
     fn set_watchdog(&self, id: u32, timeout: u32) -> Result<i64, Errno> {
         self.say(format!("watchdog {id}: {timeout}"));
         Ok(1)
+    }
+}
+
+impl VcpuPorts for World {
+    fn now(&self) -> u64 {
+        1000
+    }
+    fn sched(&self, vcpu: VcpuId) -> Option<&VcpuSched> {
+        self.scheds.get(usize::from(vcpu.0))
+    }
+    fn initialise(&self, vcpu: VcpuId, _: GuestVa) -> Result<(), CallError> {
+        self.say(format!("initialise {}", vcpu.0));
+        Ok(())
+    }
+    fn is_initialised(&self, vcpu: VcpuId) -> bool {
+        vcpu.0 < 2
+    }
+    fn wake(&self, vcpu: VcpuId) {
+        self.say(format!("wake {}", vcpu.0));
+    }
+    fn sleep(&self, vcpu: VcpuId) {
+        self.say(format!("sleep {}", vcpu.0));
+    }
+    fn shut_down(&self, code: u8) -> Result<(), Errno> {
+        self.say(format!("shut down: {code}"));
+        Ok(())
+    }
+    fn set_singleshot(&self, deadline: Option<u64>) {
+        self.say(format!("singleshot {deadline:?}"));
+    }
+    fn send_timer(&self) {
+        self.say("send timer");
+    }
+    fn set_periodic(&self, vcpu: VcpuId, period: Option<u64>) -> Result<(), Errno> {
+        self.say(format!("periodic {} {period:?}", vcpu.0));
+        Ok(())
+    }
+    fn set_runstate_area(&self, vcpu: VcpuId, at: GuestVa) {
+        self.say(format!("runstate {} {at}", vcpu.0));
+    }
+    fn set_time_area(&self, vcpu: VcpuId, at: GuestVa) {
+        self.say(format!("time {} {at}", vcpu.0));
+    }
+    fn info_moved(&self, vcpu: VcpuId) {
+        self.say(format!("moved {}", vcpu.0));
+    }
+    fn send_nmi(&self, vcpu: VcpuId) {
+        self.say(format!("nmi {}", vcpu.0));
+    }
+    fn physical_id(&self, vcpu: VcpuId) -> Option<u64> {
+        (vcpu.0 == 0).then_some(7 << 32)
+    }
+    fn marks_runstate(&self) -> bool {
+        true
     }
 }

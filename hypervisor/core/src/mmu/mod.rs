@@ -41,6 +41,7 @@ mod assign;
 mod descriptor;
 mod entry;
 mod ext;
+mod hold;
 mod leaf;
 mod table;
 mod update;

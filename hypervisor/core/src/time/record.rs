@@ -27,7 +27,9 @@ impl TimeRecord {
 
     /// `tsc_to_system_mul`, `tsc_shift` and `flags` as one word.
     fn scale_word(&self) -> u64 {
-        u64::from(self.scale.mul) | u64::from(self.scale.shift as u8) << 32 | u64::from(self.flags()) << 40
+        u64::from(self.scale.multiplier)
+            | u64::from(self.scale.shift as u8) << 32
+            | u64::from(self.flags()) << 40
     }
 }
 
@@ -57,7 +59,7 @@ pub fn write_time_area<G: GuestSpace>(
         version: odd,
         tsc_timestamp: record.tsc,
         system_time: record.system_time,
-        tsc_to_system_mul: record.scale.mul,
+        tsc_to_system_mul: record.scale.multiplier,
         tsc_shift: record.scale.shift,
         flags: record.flags(),
         ..Default::default()
