@@ -10,3 +10,5 @@ pub mod paths;
 pub mod run;
 pub mod setup;
 pub mod sh;
+pub mod stats;
+pub mod test;

@@ -1,0 +1,84 @@
+//! Programs that need more from the CPU than Debian's shell does: 32-bit ones, vector registers.
+
+use crate::guest::{BOOT, assert_line, command, spec};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::process::Command;
+use xtask::machine::Spec;
+use xtask::{paths, sh};
+
+fn source(name: &str) -> PathBuf {
+    paths::repo().join("tests/system/programs").join(name)
+}
+
+fn built(name: &str) -> Result<PathBuf> {
+    let dir = paths::out().join("programs");
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir.join(name))
+}
+
+fn c_program(name: &str, options: &[&str]) -> Result<PathBuf> {
+    let program = built(name)?;
+    sh::quiet(
+        Command::new("cc")
+            .args(["-O1", "-static", "-Wall", "-Werror"])
+            .args(options)
+            .arg("-o")
+            .arg(&program)
+            .arg(source(&format!("{name}.c"))),
+    )?;
+    Ok(program)
+}
+
+/// Assembled and linked by binutils alone: there need be no 32-bit C library.
+fn assembly_32(name: &str) -> Result<PathBuf> {
+    let (object, program) = (built(&format!("{name}.o"))?, built(name)?);
+    sh::quiet(Command::new("as").arg("--32").arg("-o").arg(&object).arg(source(&format!("{name}.s"))))?;
+    sh::quiet(Command::new("ld").args(["-m", "elf_i386", "-o"]).arg(&program).arg(&object))?;
+    Ok(program)
+}
+
+/// `int 0x80` from 32-bit code, and the vDSO's fast entry (sysenter or syscall as the kernel chooses).
+#[test]
+fn programs_of_32_bits() -> Result<()> {
+    let programs = vec![assembly_32("compat")?];
+    let output = command(Spec { programs, ..spec() }, "compat; echo status $?", BOOT)?;
+    assert_line(&output, "int 0x80 works");
+    assert_line(&output, "the vDSO works");
+    assert_line(&output, "status 42");
+    Ok(())
+}
+
+/// `int 0x80` from 64-bit code, breakpoints, single steps, divide errors: exceptions reach the process as signals.
+#[test]
+fn exceptions_become_signals() -> Result<()> {
+    let programs = vec![c_program("signals", &[])?];
+    let output = command(Spec { programs, ..spec() }, "signals", BOOT)?;
+    for line in [
+        "int80 20",
+        "divide SIGFPE",
+        "breakpoint SIGTRAP",
+        "step SIGTRAP",
+        "illegal SIGILL",
+        "privileged SIGSEGV",
+        "null SIGSEGV",
+        "non-canonical SIGSEGV",
+        "watchpoint SIGTRAP",
+        "fsbase kept",
+    ] {
+        assert_line(&output, line);
+    }
+    Ok(())
+}
+
+/// Upper halves of vector registers survive other processes' use of them and the hypervisor itself.
+#[test]
+fn vector_registers_survive() -> Result<()> {
+    let programs = vec![c_program("vectors", &["-mavx"])?];
+    for cpus in [1, 2] {
+        let spec = Spec { programs: programs.clone(), cpus, ..spec() };
+        let output = command(spec, "grep -q ' avx ' /proc/cpuinfo && vectors", BOOT)?;
+        assert_line(&output, "8 processes, 0 wrong");
+    }
+    Ok(())
+}

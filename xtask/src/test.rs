@@ -1,0 +1,88 @@
+//! `test`: everything that CI runs, cheapest first. The system tests come last, so that the last lines are a
+//! test runner's summary.
+
+use crate::{build, guests, paths, sh};
+use anyhow::{Context, Result, bail, ensure};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// Crates that only build for the hypervisor's target.
+const NOT_ON_HOST: &[&str] = &["xenolith", "hv-x86", "boot-entry", "claim-guests"];
+
+/// A step: its name and what it does.
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("format", format),
+    ("hypervisor", hypervisor),
+    ("lint", lint),
+    ("host", host),
+    ("guests", claim_guests),
+    ("system", system),
+];
+
+/// The verb.
+pub fn run(args: &[String]) -> Result<()> {
+    let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+    if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {
+        bail!("no step of `test` is called {unknown}; there are {}", names.join(", "));
+    }
+    for (name, step) in STEPS {
+        if args.is_empty() || args.iter().any(|arg| arg == name) {
+            let start = Instant::now();
+            println!("=== {name}");
+            step().with_context(|| format!("the step `{name}` failed; alone: cargo xtask test {name}"))?;
+            // The system tests end with their runner's own summary.
+            if *name != "system" {
+                println!("=== {name} took {} s", start.elapsed().as_secs());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cargo(words: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::repo()).args(words);
+    command
+}
+
+/// Adds the options that leave out what the host cannot build, and the system tests.
+fn on_host(mut command: Command) -> Command {
+    command.arg("--workspace");
+    for name in NOT_ON_HOST {
+        command.args(["--exclude", name]);
+    }
+    command
+}
+
+fn format() -> Result<()> {
+    sh::visible(&mut cargo(&["fmt", "--all", "--check"]))
+}
+
+/// Builds the image and checks it: header, relocations, no vector instruction.
+fn hypervisor() -> Result<()> {
+    build::check(&build::build()?)
+}
+
+fn lint() -> Result<()> {
+    let mut host = on_host(cargo(&["clippy", "--quiet", "--all-targets"]));
+    sh::visible(host.args(["--", "-D", "warnings"]))?;
+    let mut own = build::cargo("clippy");
+    sh::visible(own.args(["--release", "--quiet", "--", "-D", "warnings"]))
+}
+
+fn host() -> Result<()> {
+    sh::visible(on_host(cargo(&["test", "--quiet"])).args(["--exclude", "tests-system"]))
+}
+
+/// The claim guests on Xenolith, against what they said on Debian's Xen.
+fn claim_guests() -> Result<()> {
+    ensure!(guests::run(&[])? == ExitCode::SUCCESS, "guests differ from Debian's Xen");
+    Ok(())
+}
+
+/// Two machines at a time: each emulates one CPU at a time, mostly.
+fn system() -> Result<()> {
+    sh::visible(&mut cargo(&["test", "-p", "tests-system", "--", "--test-threads=2"]))
+}
