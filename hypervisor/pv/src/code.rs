@@ -38,6 +38,9 @@ impl Code {
         }
         let rest = &mut rest[..MAX_LENGTH - here];
         let whole = space.read(GuestVa(at.0.wrapping_add(here as u64)), rest).is_ok();
+        if !whole {
+            rest.fill(0);
+        }
         Ok(Code { buffer, length: if whole { MAX_LENGTH } else { here }, at })
     }
 
@@ -45,6 +48,13 @@ impl Code {
     #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.length]
+    }
+
+    /// The first eight bytes as a little-endian word; bytes that could not be read are zero.
+    #[inline(always)]
+    pub fn word(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.buffer;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
     /// The page fault of needing more bytes than these.

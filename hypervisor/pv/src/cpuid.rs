@@ -536,7 +536,10 @@ impl CpuidPolicy {
     fn leaf1(&self, asker: &Asker) -> Leaf {
         let mut answer = self.basic[1];
         // Linux on PV relies on seeing OSXSAVE before it has set it, by the forced form alone.
-        let leaked = asker.forced && asker.mode == Mode::Kernel && asker.host_osxsave && self.has(XSAVE);
+        let leaked = asker.forced
+            && asker.mode == Mode::Kernel
+            && asker.host_osxsave
+            && answer[ECX] & mask(XSAVE) != 0;
         if asker.cr4 & CR4_OSXSAVE != 0 || leaked {
             answer[ECX] |= mask(OSXSAVE);
         }

@@ -332,6 +332,39 @@ pub fn decode(
     fault: GuestVa,
     base: impl FnOnce(Segment) -> u64,
 ) -> Result<EntryWrite, NotEmulated> {
+    if let Some(write) = plain_move(code, regs, fault) {
+        return Ok(write);
+    }
+    decode_any(code, regs, fault, base)
+}
+
+/// MOV of a 64-bit register through a base register with at most a byte of displacement: how compilers store an
+/// entry.
+#[inline(always)]
+fn plain_move(code: &[u8], regs: &Regs, fault: GuestVa) -> Option<EntryWrite> {
+    let [rex, 0x89, modrm, displacement, ..] = *code else { return None };
+    let (mode, low) = (modrm >> 6, modrm & 7);
+    // REX.W without an index; no SIB byte, no address relative to rip.
+    if rex & 0xfa != 0x48 || mode > 1 || low == 4 || mode == 0 && low == 5 {
+        return None;
+    }
+    let displacement = if mode == 0 { 0 } else { displacement as i8 as u64 };
+    let address = regs.gpr(low | (rex & 1) << 3).wrapping_add(displacement);
+    // For an aligned operand the processor reports its first byte.
+    if address != fault.0 || address & 7 != 0 {
+        return None;
+    }
+    let value = regs.gpr(modrm >> 3 & 7 | (rex & 4) << 1);
+    let (length, operation) = (3 + mode, Operation::Store(value));
+    Some(EntryWrite { address: fault, bytes: 8, length, operation })
+}
+
+fn decode_any(
+    code: &[u8],
+    regs: &Regs,
+    fault: GuestVa,
+    base: impl FnOnce(Segment) -> u64,
+) -> Result<EntryWrite, NotEmulated> {
     let mut cursor = Cursor { code, at: 0 };
     let (prefixes, opcode) = prefixes(&mut cursor)?;
     let (operands, operation, bytes) = if opcode == 0x0f {

@@ -23,7 +23,8 @@ fn run(code: &[u8], old: u64, regs: Regs) -> (Option<u64>, Regs) {
 fn the_usual_store_is_unconditional() {
     // mov %rsi,(%rdi)
     let regs = Regs { rdi: PAGE + 8, rsi: 0x8000_0000_1234_5067, ..Regs::default() };
-    let write = decode_at(&[0x48, 0x89, 0x37], &regs, PAGE + 8).unwrap();
+    let write = decode_at(&[0x48, 0x89, 0x37, 0x90], &regs, PAGE + 8).unwrap();
+    assert_eq!(plain_move(&[0x48, 0x89, 0x37, 0x90], &regs, GuestVa(PAGE + 8)), Some(write));
     assert_eq!(write.unconditional(), Some(0x8000_0000_1234_5067));
     assert_eq!((write.address(), write.index()), (GuestVa(PAGE + 8), 1));
     // movq $0,(%rdi)
@@ -211,6 +212,27 @@ proptest! {
                     || theirs.mnemonic() == Mnemonic::Movnti
                     || is_absolute_store(theirs.code());
                 prop_assert!(!writes(theirs.mnemonic()) || high_byte || special, "{:?} {:x?}", theirs.code(), code);
+            }
+        }
+    }
+
+    /// The short way for the usual store and the general one agree.
+    #[test]
+    fn the_short_way_is_the_long_way(
+        rex in 0x48u8..0x50,
+        rest in any::<[u8; 6]>(),
+        gprs in any::<[u32; 16]>(),
+        base in 0u8..16,
+    ) {
+        let code = [&[rex, 0x89][..], &rest].concat();
+        let mut regs = Regs::default();
+        for (n, value) in (0..).zip(gprs) {
+            *regs.gpr_mut(n) = PAGE + u64::from(value % 0x400) * 8;
+        }
+        let displacement = if rest[0] >> 6 == 1 { rest[1] as i8 } else { 0 };
+        for fault in [regs.gpr(base), regs.gpr(base).wrapping_add_signed(i64::from(displacement))] {
+            if let Some(write) = plain_move(&code, &regs, GuestVa(fault)) {
+                prop_assert_eq!(Ok(write), decode_any(&code, &regs, GuestVa(fault), |_| 0));
             }
         }
     }

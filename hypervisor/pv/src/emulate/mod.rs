@@ -17,7 +17,7 @@ use crate::descriptor::CodeSegment;
 use crate::msr::{Read, Write, number};
 use crate::regs::{Mode, Regs, flags};
 use crate::trap::{DB, Event, UD};
-use decode::{Instruction, Undecoded, decode};
+use decode::{Instruction, PortOperand, Undecoded, decode};
 use port::{Machine, Reload, RootSwitch};
 
 /// What became of a trapped instruction.
@@ -49,20 +49,66 @@ pub fn general_protection<M: Machine>(
     code: CodeSegment,
     machine: &mut M,
 ) -> Outcome {
-    match step(regs, mode, code, machine) {
+    let Some(at) = code.linear(regs.rip, 1) else { return GP0 };
+    let fetched = match Code::fetch(at, machine) {
+        Ok(fetched) => fetched,
+        Err(fault) => return Outcome::Inject(fault),
+    };
+    let done = match hot(fetched.word()) {
+        // In each arm the instruction is known when this is compiled.
+        Hot::Tsc if code.bits == 64 => {
+            perform(Instruction::ReadTsc, regs, mode, machine).map(|hits| (2, hits))
+        }
+        Hot::Cr0 if code.bits == 64 => {
+            perform(Instruction::ReadControl { control: 0, gpr: 0 }, regs, mode, machine)
+                .map(|hits| (3, hits))
+        }
+        Hot::In(bytes, length) if code.bits == 64 => {
+            io::input(PortOperand::Dx, bytes, regs, mode, machine).map(|hits| (length, hits))
+        }
+        Hot::Out(bytes, length) if code.bits == 64 => {
+            io::output(PortOperand::Dx, bytes, regs, mode, machine).map(|hits| (length, hits))
+        }
+        _ => step(&fetched, regs, mode, code, machine),
+    };
+    match done {
         Ok((length, hits)) => retire(regs, u64::from(length), hits, machine),
         Err(outcome) => outcome,
     }
 }
 
+/// Instructions that guests run most, in the one encoding that compilers choose. Ports: bytes and length.
+enum Hot {
+    Tsc,
+    Cr0,
+    In(u8, u8),
+    Out(u8, u8),
+    Other,
+}
+
+#[inline(always)]
+const fn hot(word: u64) -> Hot {
+    match (word as u8, word as u16, word as u32 & 0xff_ffff) {
+        (_, 0x310f, _) => Hot::Tsc,
+        (_, _, 0xc0_200f) => Hot::Cr0,
+        (0xec, _, _) => Hot::In(1, 1),
+        (0xed, _, _) => Hot::In(4, 1),
+        (_, 0xed66, _) => Hot::In(2, 2),
+        (0xee, _, _) => Hot::Out(1, 1),
+        (0xef, _, _) => Hot::Out(4, 1),
+        (_, 0xef66, _) => Hot::Out(2, 2),
+        _ => Hot::Other,
+    }
+}
+
+#[inline(always)]
 fn step<M: Machine>(
+    fetched: &Code,
     regs: &mut Regs,
     mode: Mode,
     code: CodeSegment,
     machine: &mut M,
 ) -> Result<(u8, u64), Stop> {
-    let at = code.linear(regs.rip, 1).ok_or(GP0)?;
-    let fetched = Code::fetch(at, machine).map_err(Outcome::Inject)?;
     let (instruction, length) = decode(fetched.bytes(), code.bits).map_err(|error| match error {
         Undecoded::Unknown => Outcome::Unhandled,
         Undecoded::Truncated => Outcome::Inject(fetched.fault_behind()),
@@ -71,29 +117,33 @@ fn step<M: Machine>(
     perform(instruction, regs, mode, machine).map(|hits| (length, hits))
 }
 
+/// [`EMULATE_PREFIX`] and CPUID.
+const FORCED_CPUID: [u8; 7] = {
+    let [a, b, c, d, e] = EMULATE_PREFIX;
+    [a, b, c, d, e, 0x0f, 0xa2]
+};
+
 /// Emulates the instruction that raised #UD: CPUID behind the emulation prefix, and nothing else.
 #[inline]
 pub fn invalid_opcode<M: Machine>(regs: &mut Regs, mode: Mode, machine: &mut M) -> Outcome {
-    const LENGTH: usize = EMULATE_PREFIX.len() + 2;
+    const WORD: u64 = {
+        let [a, b, c, d, e, f, g] = FORCED_CPUID;
+        u64::from_le_bytes([a, b, c, d, e, f, g, 0])
+    };
     let fetched = match Code::fetch(GuestVa(regs.rip), machine) {
         Ok(fetched) => fetched,
         Err(fault) => return Outcome::Inject(fault),
     };
-    let bytes = fetched.bytes();
-    match bytes.get(..LENGTH) {
-        Some(&[0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2]) => {
-            cpuid(regs, mode, true, machine);
-            retire(regs, LENGTH as u64, 0, machine)
-        }
-        Some(_) => Outcome::Unhandled,
-        // The prefix runs into a page that cannot be read.
-        None if is_prefix(bytes) => Outcome::Inject(fetched.fault_behind()),
-        None => Outcome::Unhandled,
+    if fetched.word() << 8 == WORD << 8 {
+        cpuid(regs, mode, true, machine);
+        return retire(regs, FORCED_CPUID.len() as u64, 0, machine);
     }
-}
-
-fn is_prefix(bytes: &[u8]) -> bool {
-    EMULATE_PREFIX.iter().chain(&[0x0f, 0xa2]).zip(bytes).all(|(a, b)| a == b)
+    let bytes = fetched.bytes();
+    if bytes.len() < FORCED_CPUID.len() && FORCED_CPUID.starts_with(bytes) {
+        // The prefix runs into a page that cannot be read.
+        return Outcome::Inject(fetched.fault_behind());
+    }
+    Outcome::Unhandled
 }
 
 /// Steps over an instruction, and raises #DB if the guest single-steps or a breakpoint was hit.

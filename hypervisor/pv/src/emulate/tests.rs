@@ -58,6 +58,18 @@ fn another_invalid_opcode_is_the_guests() {
 }
 
 #[test]
+fn a_forced_cpuid_that_runs_into_a_hole_faults_there() {
+    let mut machine = Fake::new();
+    machine.map(RIP + 0xffc, &[0x0f, 0x0b, b'x', b'e']);
+    let mut regs = Regs { rip: RIP + 0xffc, ..Regs::default() };
+    let fault = Outcome::Inject(Event::PageFault { address: RIP + 0x1000, error: 0 });
+    assert_eq!(invalid_opcode(&mut regs, Mode::Kernel, &mut machine), fault);
+    machine.map(RIP + 0x1000, &[b'n', 0x0f, 0xa2]);
+    assert_eq!(invalid_opcode(&mut regs, Mode::Kernel, &mut machine), Outcome::Done);
+    assert_eq!(regs.rip, RIP + 0x1003);
+}
+
+#[test]
 fn control_registers_read_as_the_guests() {
     let reads = [(0xc0, CR0), (0xd0, 0), (0xd8, 0x123_4000), (0xe0, 0x660)];
     for (modrm, expected) in reads {
