@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod cpuid;
 pub mod deliver;
 pub mod desc;
+pub mod dev;
 pub mod dom0;
 pub mod domain;
 pub mod emulate;
