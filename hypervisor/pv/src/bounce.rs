@@ -58,6 +58,17 @@ impl Origin<'_> {
         Ok(Frame { sp, words: [self.regs.rcx, self.regs.r11, error as u64, rip, cs, rflags, rsp, ss] })
     }
 
+    /// The frame of the failsafe callback, which hears that a segment selector could not be loaded: it has what the
+    /// selectors were (ds, es, fs, gs) behind `r11`. A return that the processor refuses is not its business; that is
+    /// the refused context's own exception.
+    #[cold]
+    pub fn frame_with_segments(&self, segments: [u16; 4]) -> Result<Frame<11>, BadStack> {
+        let sp = self.stack(11)?;
+        let [ds, es, fs, gs] = segments.map(u64::from);
+        let [rip, cs, rflags, rsp, ss] = self.iret_words();
+        Ok(Frame { sp, words: [self.regs.rcx, self.regs.r11, ds, es, fs, gs, rip, cs, rflags, rsp, ss] })
+    }
+
     /// The stack pointer below `words` words. No word of the frame lies in the hypervisor's range.
     #[inline(always)]
     fn stack(&self, words: u64) -> Result<u64, BadStack> {

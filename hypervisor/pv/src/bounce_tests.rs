@@ -40,6 +40,19 @@ fn an_event_in_the_kernel_stays_on_its_stack_and_shows_ring_zero_and_a_mask() {
 }
 
 #[test]
+fn the_failsafe_callback_is_shown_the_selectors() {
+    let regs = user();
+    let frame = origin(&regs, Mode::User).frame_with_segments([1, 2, 0x63, 0x6b]).unwrap();
+    assert_eq!(frame.sp, 0xffff_c900_0000_3fd0 - 88);
+    let words = [0xc, 0xb, 1, 2, 0x63, 0x6b, 0x40_1000, 0x33, 0x0004_0346, 0x7fff_1238, 0x2b];
+    assert_eq!(frame.words, words);
+    assert_eq!(
+        Origin { kernel_sp: 0x60, ..origin(&regs, Mode::User) }.frame_with_segments([0; 4]).unwrap().sp,
+        8
+    );
+}
+
+#[test]
 fn entering_clears_what_a_gate_clears() {
     let mut regs = user();
     regs.rflags = 0xffff_ffff;
