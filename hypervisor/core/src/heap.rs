@@ -122,6 +122,7 @@ impl Heap {
         let end = end.0.min(frames.len() as u64).min(u64::from(NONE));
         for mfn in start.0..end {
             if frames.peek(Mfn(mfn)).is_some_and(|w| w.is_reserved()) {
+                frames.set_tail(mfn as u32);
                 lists.give(frames, mfn as u32, 0);
                 self.free.fetch_add(1, Ordering::Relaxed);
                 self.total.fetch_add(1, Ordering::Relaxed);
@@ -148,7 +149,13 @@ impl Heap {
     /// Gives back a block that was not published; `now` is the flush clock.
     pub fn free(&self, frames: FrameTable<'_>, block: Block, now: u32) {
         let Ok(index) = u32::try_from(block.mfn.0) else { return };
+        let range = index..index.saturating_add(1 << block.order);
         let mut lists = self.lists.lock();
+        // Never twice: what is not the hypervisor's own is left alone, and lost rather than given out twice.
+        if !range.clone().all(|index| frames.peek(Mfn(u64::from(index))).is_some_and(|w| w.is_reserved())) {
+            return;
+        }
+        range.for_each(|index| frames.set_tail(index));
         self.last_free.store(now, Ordering::Release);
         lists.give(frames, index, block.order);
         self.free.fetch_add(1 << block.order, Ordering::Relaxed);
@@ -196,7 +203,7 @@ impl Lists {
                 self.orders[zone] &= !(1 << order);
             }
         }
-        frames.clear_free(index);
+        frames.set_tail(index);
     }
 
     /// Merges with free buddies as far as it goes.
@@ -223,10 +230,11 @@ impl Lists {
         for half in (order..found).rev() {
             self.push(frames, index + (1 << half), half);
         }
+        (index..index + (1 << order)).for_each(|index| frames.set_reserved(index));
         Some(index)
     }
 }
 
 #[cfg(test)]
-#[path = "alloc_tests.rs"]
+#[path = "heap_tests.rs"]
 mod tests;

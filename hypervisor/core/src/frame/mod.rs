@@ -295,7 +295,15 @@ impl FrameTable<'_> {
         }
     }
 
-    pub(crate) fn clear_free(&self, index: u32) {
+    /// Makes a frame part of a free block, not its first.
+    pub(crate) fn set_tail(&self, index: u32) {
+        if let Some(frame) = self.get(Mfn(u64::from(index))) {
+            frame.word.store(Word::TAIL.0, Ordering::Release);
+        }
+    }
+
+    /// Takes a frame out of its free block.
+    pub(crate) fn set_reserved(&self, index: u32) {
         if let Some(frame) = self.get(Mfn(u64::from(index))) {
             frame.word.store(0, Ordering::Release);
         }

@@ -213,6 +213,11 @@ impl FrameTable<'_> {
         }
     }
 
+    /// Where a partial frame's walk stands: entries below hold references.
+    pub fn cursor(&self, mfn: Mfn) -> usize {
+        self.get(mfn).map_or(0, cursor_of)
+    }
+
     /// Takes over a frame of `owner` at rest half-way, whoever laid it down.
     pub fn claim_partial(&self, mfn: Mfn, owner: DomId) -> Option<Claimed> {
         let frame = self.get(mfn)?;

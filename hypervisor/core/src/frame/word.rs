@@ -74,6 +74,8 @@ impl Word {
     pub(super) const IO: Word = Word(Self::KIND_MASK | Self::TYPE_ONE);
     /// Died in the hands of a stranger.
     pub(super) const ORPHAN: Word = Word(Self::KIND_MASK | (2 * Self::TYPE_ONE));
+    /// In a free block, not its first frame.
+    pub(super) const TAIL: Word = Word(Self::KIND_MASK | (3 * Self::TYPE_ONE));
     const FREE: u64 = Self::KIND_MASK | (4 * Self::TYPE_ONE);
     const ORDER_SHIFT: u32 = 28 + 8;
 

@@ -8,8 +8,8 @@ use hv_types::{Gfn, Mfn};
 use super::domain::{GDT_FRAMES, LDT_FRAMES};
 use super::port::Machine;
 use super::{Caller, DomainMemory, Mmu, Preempted};
-use crate::heap::{Block, Heap};
 use crate::frame::{GeneralRef, TypeRef};
+use crate::heap::{Block, Heap};
 
 /// Frames looked at between two questions whether to stop.
 const STRIDE: u64 = 256;

@@ -53,9 +53,9 @@ use guest_abi::Errno;
 use hv_types::{DomId, Gfn, GuestVa, Mfn};
 use spin::Mutex;
 
-use crate::heap::Heap;
 use crate::call::{CallError, Continuation};
 use crate::frame::{Dead, FrameTable};
+use crate::heap::Heap;
 
 pub use domain::{DomainMemory, RangeSet, VcpuMmu};
 pub use entry::EmulatedWrite;

@@ -1,7 +1,7 @@
 //! `update_va_mapping`: one entry named by the address that it maps.
 
 use guest_abi::Errno;
-use guest_abi::xen::{UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_TLB_FLUSH};
+use guest_abi::xen::{UVMF_ALL, UVMF_FLUSHTYPE_MASK, UVMF_INVLPG, UVMF_LOCAL, UVMF_NONE, UVMF_TLB_FLUSH};
 use hv_types::{DomId, GuestVa, Mfn};
 
 use super::entry::How;
@@ -12,7 +12,8 @@ use crate::port::GuestSpace;
 
 impl<P: Machine> Mmu<'_, P> {
     /// `update_va_mapping` (`xen.h`). Value 0. `EINVAL`: nothing is mapped there by level-1 tables of the
-    /// caller's; others as for `mmu_update`. The flush is done only if the entry was written.
+    /// caller's; `EFAULT`: the vCPU mask cannot be read; others as for `mmu_update`. The flush is done only if the
+    /// entry was written.
     pub fn do_update_va_mapping<S: GuestSpace>(
         &self,
         caller: &Caller<'_>,
@@ -24,8 +25,9 @@ impl<P: Machine> Mmu<'_, P> {
         if self.finish(caller.vcpu).is_err() {
             return Err(CallError::Retry(Continuation { args: [va.0, value, flags, 0] }));
         }
+        let told = self.cpus_told(caller, space, flags)?;
         self.update_va(caller, &PageOwner::own(caller.domain), va, value)?;
-        self.flush_as_told(caller, space, va, flags)?;
+        self.flush_as_told(caller, told, va, flags);
         Ok(0)
     }
 
@@ -43,8 +45,9 @@ impl<P: Machine> Mmu<'_, P> {
             return Err(CallError::Retry(Continuation { args: [va.0, value, flags, u64::from(domain)] }));
         }
         let owner = self.page_owner(caller, DomId(domain))?;
+        let told = self.cpus_told(caller, space, flags)?;
         self.update_va(caller, &owner, va, value)?;
-        self.flush_as_told(caller, space, va, flags)?;
+        self.flush_as_told(caller, told, va, flags);
         Ok(0)
     }
 
@@ -91,29 +94,30 @@ impl<P: Machine> Mmu<'_, P> {
         Some((table, index, Pte(self.port.load64(table, index))))
     }
 
+    /// The CPUs of a guest's mask, if the flags have one. It is read first, so that an error changes nothing.
     #[inline(always)]
-    fn flush_as_told<S: GuestSpace>(
+    fn cpus_told<S: GuestSpace>(
         &self,
         caller: &Caller<'_>,
         space: &S,
-        va: GuestVa,
         flags: u64,
-    ) -> Result<(), Errno> {
-        let scope = flags & !UVMF_FLUSHTYPE_MASK;
-        match (flags & UVMF_FLUSHTYPE_MASK, scope) {
-            (UVMF_INVLPG, UVMF_LOCAL) => self.port.flush_page_local(va),
-            (UVMF_TLB_FLUSH, UVMF_LOCAL) => self.port.flush_local(),
-            (UVMF_INVLPG, _) => self.port.flush_page(&self.cpus_told(caller, space, scope)?, va),
-            (UVMF_TLB_FLUSH, _) => self.port.flush(&self.cpus_told(caller, space, scope)?),
-            _ => (),
+    ) -> Result<Option<CpuSet>, Errno> {
+        let mask = flags & !UVMF_FLUSHTYPE_MASK;
+        if mask & !UVMF_ALL == 0 || flags & UVMF_FLUSHTYPE_MASK == UVMF_NONE {
+            return Ok(None);
         }
-        Ok(())
+        self.vcpu_mask(caller, space, GuestVa(mask)).map(Some).map_err(|_| Errno::EFAULT)
     }
 
-    fn cpus_told<S: GuestSpace>(&self, caller: &Caller<'_>, space: &S, scope: u64) -> Result<CpuSet, Errno> {
-        if scope == UVMF_ALL {
-            return Ok(caller.domain.dirty.snapshot());
+    #[inline(always)]
+    fn flush_as_told(&self, caller: &Caller<'_>, told: Option<CpuSet>, va: GuestVa, flags: u64) {
+        let every = || told.unwrap_or_else(|| caller.domain.dirty.snapshot());
+        match (flags & UVMF_FLUSHTYPE_MASK, flags & !UVMF_FLUSHTYPE_MASK) {
+            (UVMF_INVLPG, UVMF_LOCAL) => self.port.flush_page_local(va),
+            (UVMF_TLB_FLUSH, UVMF_LOCAL) => self.port.flush_local(),
+            (UVMF_INVLPG, _) => self.port.flush_page(&every(), va),
+            (UVMF_TLB_FLUSH, _) => self.port.flush(&every()),
+            _ => (),
         }
-        self.vcpu_mask(caller, space, GuestVa(scope)).map_err(|_| Errno::EFAULT)
     }
 }
