@@ -84,6 +84,20 @@ pub fn read_ring(from: u64, into: &mut [u8]) -> (usize, u64) {
     (len, first + len as u64)
 }
 
+/// Shows what the ring holds on a device that was opened late.
+pub fn replay(device: fn(&[u8])) {
+    let mut at = 0;
+    let mut chunk = [0; 256];
+    loop {
+        let (len, next) = read_ring(at, &mut chunk);
+        if len == 0 {
+            break;
+        }
+        device(&chunk[..len]);
+        at = next;
+    }
+}
+
 struct Line;
 
 impl Write for Line {
@@ -155,35 +169,7 @@ pub fn write_guest(bytes: &[u8]) {
     write_bytes(bytes);
 }
 
-/// Bytes typed at the console and not yet read.
-struct Input {
-    bytes: [u8; 256],
-    start: usize,
-    len: usize,
-}
-
-static INPUT: Mutex<Input> = Mutex::new(Input { bytes: [0; 256], start: 0, len: 0 });
-
-/// Keeps a typed byte for dom0; false if the buffer is full and the byte is lost.
-pub fn put_input(byte: u8) -> bool {
-    let mut input = INPUT.lock();
-    let at = (input.start + input.len) % input.bytes.len();
-    let fits = input.len < input.bytes.len();
-    if fits {
-        input.bytes[at] = byte;
-        input.len += 1;
-    }
-    fits
-}
-
 /// Takes typed bytes; returns how many.
 pub fn take_input(into: &mut [u8]) -> usize {
-    let mut input = INPUT.lock();
-    let len = input.len.min(into.len());
-    for byte in &mut into[..len] {
-        *byte = input.bytes[input.start];
-        input.start = (input.start + 1) % input.bytes.len();
-        input.len -= 1;
-    }
-    len
+    crate::dev::serial::read(into)
 }

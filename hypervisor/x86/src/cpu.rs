@@ -151,3 +151,34 @@ pub fn halt_for_ever() -> ! {
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }
+
+/// DS, ES, FS and GS.
+pub fn data_selectors() -> [u16; 4] {
+    let (ds, es, fs, gs): (u32, u32, u32, u32);
+    // SAFETY: reads selectors.
+    unsafe {
+        asm!("mov {:e}, ds", "mov {:e}, es", "mov {:e}, fs", "mov {:e}, gs", out(reg) ds, out(reg) es, out(reg) fs,
+            out(reg) gs, options(nomem, nostack, preserves_flags));
+    }
+    [ds as u16, es as u16, fs as u16, gs as u16]
+}
+
+/// Loads DS, ES, FS and GS; one that the loaded tables do not offer becomes null. The bases of FS and GS are lost.
+pub fn set_data_selectors(selectors: [u16; 4]) {
+    macro_rules! load {
+        ($name:literal, $value:expr) => {
+            // SAFETY: the hypervisor uses none of them in 64-bit mode; a fault loads the null selector.
+            unsafe {
+                asm!(concat!("2: mov ", $name, ", {s:e}"), "3:",
+                    ".pushsection .text.entry, \"ax\"", "4: xor {s:e}, {s:e}", concat!("mov ", $name, ", {s:e}"), "jmp 3b",
+                    ".popsection",
+                    ".pushsection .ex_table, \"a\"", ".long 2b - ., 4b - .", ".popsection",
+                    s = inout(reg) u32::from($value) => _, options(nostack));
+            }
+        };
+    }
+    load!("ds", selectors[0]);
+    load!("es", selectors[1]);
+    load!("fs", selectors[2]);
+    load!("gs", selectors[3]);
+}

@@ -3,10 +3,15 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use guest_abi::errno::Errno;
+use hv_core::event::{DomainEvents, Limits};
 use hv_core::mmu::DomainMemory;
+use hv_core::pirq::Pirqs;
+use hv_core::sched::Shutdown;
+use hv_core::time::Watchdogs;
 use hv_pv::regs::{Mode, Regs};
 use hv_types::{DomId, Mfn};
-use spin::Once;
+use spin::{Mutex, Once};
 
 use crate::guest::Caller;
 use crate::paging::Area;
@@ -54,6 +59,14 @@ pub struct Domain {
     pub privileged: bool,
     /// Its memory, for the core.
     pub memory: DomainMemory,
+    /// Its event channels.
+    pub events: DomainEvents,
+    /// How it ended.
+    pub shutdown: Shutdown,
+    /// Its watchdogs, once it has asked for some.
+    pub watchdogs: Mutex<Option<Watchdogs>>,
+    /// Its physical interrupts.
+    pub pirqs: Mutex<Pirqs>,
     /// Its own part of the hypervisor's range.
     pub area: Area,
     /// Frame of its shared page.
@@ -71,8 +84,19 @@ pub struct Domain {
 
 impl Domain {
     /// A domain without vCPUs.
-    pub fn new(id: DomId, privileged: bool, shared_info: Mfn, area: Area) -> Self {
-        Domain {
+    pub fn new(
+        id: DomId,
+        privileged: bool,
+        shared_info: Mfn,
+        area: Area,
+        pirqs: Pirqs,
+        limits: Limits,
+    ) -> Result<Self, Errno> {
+        Ok(Domain {
+            events: DomainEvents::new(id, shared_info, limits)?,
+            shutdown: Shutdown::new(),
+            watchdogs: Mutex::new(None),
+            pirqs: Mutex::new(pirqs),
             memory: DomainMemory::new(id, privileged),
             area,
             id,
@@ -83,7 +107,7 @@ impl Domain {
             vcpus: Once::new(),
             pci_address: AtomicU32::new(0),
             unknown: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Its vCPUs by number.

@@ -6,14 +6,19 @@ use guest_abi::call::Hypercall;
 use guest_abi::call::number::*;
 use guest_abi::errno::Errno;
 use hv_core::call::CallError;
+use hv_core::event;
 use hv_core::port::GuestSpace;
+use hv_core::sched::sched_op;
+use hv_core::vcpu::{VcpuCaller, vcpu_op};
 use hv_pv::regs::Regs;
-use hv_types::GuestVa;
+use hv_types::{GuestVa, VcpuId};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::calls::{console, entry_points, multicall, version};
+use crate::calls::{console, devices, entry_points, memory, multicall, version};
 use crate::domain::{self, Crash};
 use crate::guest::Caller;
+use crate::hub;
+use crate::machine::Machine;
 use crate::paging::{caller, mmu};
 use crate::percpu::this_cpu;
 use crate::vcpu::Vcpu;
@@ -82,6 +87,26 @@ pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
         SET_GDT => mmu().do_set_gdt(&caller(vcpu), space, GuestVa(a[0]), a[1] as u32),
         UPDATE_DESCRIPTOR => mmu().do_update_descriptor(&caller(vcpu), a[0], a[1]),
         XEN_VERSION => version::xen_version(vcpu, a[0] as u32, a[1]),
+        SET_TIMER_OP => {
+            hub::set_timer_op(vcpu, a[0]);
+            Ok(0)
+        }
+        SCHED_OP => {
+            let result = sched_op(&Machine, space, hub::sched_caller(vcpu), a[0] as u32, GuestVa(a[1]));
+            result.map(|value| value as u64)
+        }
+        EVENT_CHANNEL_OP => {
+            let caller = event::Caller { events: &vcpu.domain.events, privileged: vcpu.domain.privileged };
+            event::event_channel_op(&Machine, space, caller, a[0] as u32, GuestVa(a[1])).map(|v| v as u64)
+        }
+        VCPU_OP => {
+            let caller = VcpuCaller { events: &vcpu.domain.events, vcpu: VcpuId(vcpu.id) };
+            vcpu_op(&Machine, space, caller, a[0] as u32, a[1] as u32, GuestVa(a[2])).map(|v| v as u64)
+        }
+        PHYSDEV_OP => devices::physdev_op(vcpu, a[0] as u32, a[1]),
+        PLATFORM_OP => devices::platform_op(vcpu, a[0]),
+        MEMORY_OP => memory::memory_op(vcpu, a[0] as u32, a[1]),
+        NMI_OP => entry_points::nmi_op(vcpu, a[0] as u32, a[1]),
         SET_TRAP_TABLE => entry_points::set_trap_table(vcpu, a[0]),
         STACK_SWITCH => entry_points::stack_switch(vcpu, a[0], a[1]),
         SET_CALLBACKS => entry_points::set_callbacks(vcpu, a[0], a[1], a[2]),

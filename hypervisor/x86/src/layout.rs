@@ -54,4 +54,4 @@ pub const fn ldt_window(vcpu: usize) -> u64 {
 
 /// Bytes of the block that holds all stacks of one CPU; also its alignment, so that any stack pointer finds the
 /// CPU's record at the block's end.
-pub const STACK_BLOCK: u64 = 64 * 1024;
+pub const STACK_BLOCK: u64 = 128 * 1024;

@@ -1,6 +1,6 @@
 //! The guest's page tables: the bridge between the core's rules and this processor.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::frame::{Frame, FrameTable};
 use hv_core::heap::Heap;
@@ -85,6 +85,11 @@ fn flush_all(cpu: &Cpu) {
             cpu::set_cr3(cpu.loaded_root.get());
         }
     }
+}
+
+/// Flushes every translation on this CPU.
+pub fn flush_this_cpu() {
+    flush_all(this_cpu());
 }
 
 const CR4_PGE: u64 = 1 << 7;
@@ -435,6 +440,3 @@ fn read_own(at: u64) -> Option<u64> {
     }
     Some(value)
 }
-
-/// Stamps of this CPU's last complete flush.
-pub type Flushed = AtomicU32;

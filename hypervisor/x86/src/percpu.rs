@@ -1,6 +1,6 @@
 //! What each CPU has of its own: stacks, the record at the end of the primary stack, GDT, TSS, syscall stub.
 //!
-//! One block of 64 KiB a CPU, aligned to its size. From low to high addresses: an unmapped guard page, the stacks
+//! One block of 128 KiB a CPU, aligned to its size. From low to high addresses: an unmapped guard page, the stacks
 //! for double fault, machine check and NMI (two pages each, a guard page under each), a guard page, the primary
 //! stack, and at its end the [`Cpu`] record. The guest's registers lie directly below the record, because that is
 //! where the processor begins to push when it enters from ring 3.
@@ -10,9 +10,14 @@ use core::mem::size_of;
 use core::ptr::null;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use hv_core::sched::CpuQueue;
+use hv_core::time::TimerQueue;
+use spin::Mutex;
+
 use crate::layout::{self, STACK_BLOCK};
 use crate::mem::{self, PAGE, pte};
 use crate::vcpu::Vcpu;
+use crate::work::Runner;
 use crate::{cpu, desc};
 
 /// Pages of the block that stay unmapped.
@@ -51,8 +56,14 @@ pub struct Cpu {
     slice_end: Cell<u64>,
     /// The CR3 value that is loaded.
     pub loaded_root: Cell<u64>,
-    /// The FPU and debug state in the registers belong to this vCPU.
-    pub fpu_owner: Cell<*const Vcpu>,
+    /// Who runs here.
+    pub queue: Mutex<CpuQueue<Runner>>,
+    /// Timers that expire here.
+    pub timers: Mutex<TimerQueue>,
+    /// Time without anything to do, in ns.
+    pub idle_ns: AtomicU64,
+    /// Times that another vCPU was put on this CPU.
+    pub slices: AtomicU64,
 }
 
 /// Bits of [`Cpu::work`].
@@ -130,7 +141,10 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             flushed: AtomicU32::new(0),
             slice_end: Cell::new(0),
             loaded_root: Cell::new(0),
-            fpu_owner: Cell::new(null()),
+            queue: Mutex::new(CpuQueue::new(id)),
+            timers: Mutex::new(TimerQueue::new()),
+            idle_ns: AtomicU64::new(0),
+            slices: AtomicU64::new(0),
         });
     }
     write_stub(id, record as u64)?;
@@ -180,6 +194,11 @@ pub unsafe fn enter_first_stack(cpu: &'static Cpu, then: extern "C" fn() -> !) -
 #[inline(always)]
 pub fn count(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// Adds to a counter that only its own CPU writes.
+pub fn count_by(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 /// Time-stamp ticks that one call may take before it must let others run. A millisecond at 1 GHz, less on faster

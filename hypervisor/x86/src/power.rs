@@ -23,6 +23,9 @@ pub fn after_fatal() -> ! {
 
 /// Resets the machine: by the reset control register, the keyboard controller, and at last a triple fault.
 pub fn reboot() -> ! {
+    if let Some(platform) = crate::dev::firmware::platform() {
+        crate::dev::sleep::reset(platform);
+    }
     // SAFETY: nothing of the hypervisor runs after the reset; the ports are those of a PC.
     unsafe {
         cpu::outb(0xcf9, 0x02);

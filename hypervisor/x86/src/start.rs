@@ -5,17 +5,24 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use guest_abi::vga::Dom0VgaConsoleInfo;
 use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 use hv_core::call::CallError;
+use hv_core::event::Limits;
 use hv_core::frame::Share;
 use hv_core::options::{Level, Options, Size};
+use hv_core::pirq::Pirqs;
+use hv_core::platform::line::{Consoles, Settings};
+use hv_core::sched::{DEFAULT_WEIGHT, Reasons};
 use hv_pv::cpuid::HypervisorLeaves;
-use hv_pv::regs::{Mode, Regs, flags};
+use hv_pv::regs::{Regs, flags};
 use hv_types::{DomId, Gfn, Mfn};
 use spin::Once;
+use zerocopy::IntoBytes;
 
 use crate::boot::{self, Info, kind};
 use crate::calls::version;
+use crate::dev::{apic, firmware, irq, pci, pic, serial, time, vga};
 use crate::dom0::Frames;
 use crate::domain::{self, Domain};
 use crate::machine::Machine;
@@ -23,9 +30,15 @@ use crate::mem::{self, Extent, PAGE};
 use crate::paging::{self, Area, HEAP, mmu};
 use crate::percpu::{self, this_cpu};
 use crate::vcpu::Vcpu;
-use crate::{console, cpu, cpuid, desc, dom0, entry, features, guest, heap, power, println};
+use crate::work::Runner;
+use crate::{console, cpuid, desc, dom0, entry, features, guest, heap, host, power, println, switch};
 
 static INFO: Once<Info> = Once::new();
+
+/// The loader's information.
+pub fn boot_info() -> Option<&'static Info> {
+    INFO.get()
+}
 
 /// The name and version that the first line shows.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -60,6 +73,7 @@ pub unsafe fn begin(mbi: u64, base: u64) -> ! {
     let options = Options::parse(&info.command_line);
     log::set_max_level(log_level(options.log_level));
     power::set_no_reboot(options.no_reboot);
+    open_serial(&options);
     log::info!("command line: {}", info.command_line);
     for name in &options.unknown {
         log::warn!("unknown option `{name}` is ignored");
@@ -96,11 +110,6 @@ extern "C" fn on_own_stack() -> ! {
         desc::set_syscall(percpu::stub(cpu.id));
         features::enable();
     }
-    // SAFETY: masks all lines of the two legacy interrupt controllers.
-    unsafe {
-        cpu::outb(0x21, 0xff);
-        cpu::outb(0xa1, 0xff);
-    }
     let Some(info) = INFO.get() else { give_up(format_args!("boot information is lost")) };
     let options = Options::parse(&info.command_line);
     version::init(options.compat, &info.command_line);
@@ -108,10 +117,69 @@ extern "C" fn on_own_stack() -> ! {
         version: u32::from(options.compat.0) << 16 | u32::from(options.compat.1),
         ..HypervisorLeaves::default()
     });
-    match build(info, &options) {
+    let screen = open_screen(info, &options);
+    let gsis = start_devices(info);
+    match build(info, &options, screen, gsis) {
         Ok((vcpu, regs)) => run_first(vcpu, regs),
         Err(error) => give_up(format_args!("{error}")),
     }
+}
+
+/// Writes the log and dom0's console to the devices that are open.
+fn sink(bytes: &[u8]) {
+    serial::write(bytes);
+    vga::write(bytes);
+}
+
+/// What `com1=` says.
+fn line_settings(options: &Options) -> Settings {
+    Settings::COM1.with(options.com1.unwrap_or("")).unwrap_or(Settings::COM1)
+}
+
+/// Which consoles `console=` names.
+fn consoles(options: &Options) -> Consoles {
+    options.console.and_then(|c| Consoles::parse(c).ok()).unwrap_or(Consoles::DEFAULT)
+}
+
+/// From here on the log goes to the line that the options name, or nowhere until there is a screen.
+fn open_serial(options: &Options) {
+    let wanted = consoles(options).serial;
+    let opened = if wanted { serial::init(&line_settings(options)) } else { Ok(()) };
+    console::set_sink(sink);
+    if let Err(error) = opened {
+        log::warn!("no serial line: {error:?}");
+    }
+}
+
+/// Opens the screen and says how dom0 inherits it.
+fn open_screen(info: &Info, options: &Options) -> Option<Dom0VgaConsoleInfo> {
+    if !consoles(options).screen {
+        return None;
+    }
+    let efi = info.efi_system_table.is_some();
+    vga::init(info.framebuffer.as_ref(), efi);
+    let screen = vga::dom0_console(info.framebuffer.as_ref(), efi);
+    console::replay(vga::write);
+    screen
+}
+
+/// Interrupt controllers, clocks and configuration space. Returns the number of GSIs.
+fn start_devices(info: &'static Info) -> u32 {
+    pic::silence();
+    let platform = match firmware::init(info) {
+        Ok(platform) => platform,
+        Err(error) => give_up(format_args!("ACPI: {error:?}; enable ACPI in the firmware")),
+    };
+    if let Err(error) = apic::init(platform) {
+        give_up(format_args!("{error:?}: no usable local APIC; switch it on in the firmware"));
+    }
+    apic::init_cpu(platform, 0);
+    if time::init(platform).is_err() {
+        give_up(format_args!("no clock to measure the processor's counter with"));
+    }
+    console::set_clock(time::now);
+    pci::init(&platform.mm_configs);
+    irq::init(platform)
 }
 
 /// dom0's frames come from the free memory; those of the initramfs are dom0's where they are.
@@ -194,7 +262,12 @@ const LOW_FRAMES: u64 = 256;
 /// Bytes lent to large allocations while dom0 is built: a kernel unpacked, and a decoder's window.
 const BOOT_HEAP: u64 = 320 << 20;
 
-fn build(info: &'static Info, options: &Options) -> Result<(&'static Vcpu, Regs), dom0::Error> {
+fn build(
+    info: &'static Info,
+    options: &Options,
+    screen: Option<Dom0VgaConsoleInfo>,
+    gsis: u32,
+) -> Result<(&'static Vcpu, Regs), dom0::Error> {
     let extent = mem::extent(info);
     paging::init(extent);
     let boot_heap = fill_heap(info, extent);
@@ -208,8 +281,11 @@ fn build(info: &'static Info, options: &Options) -> Result<(&'static Vcpu, Regs)
     let no_memory = dom0::Error::NoMemory;
     let shared = mem::take_frame().ok_or(no_memory("the shared page"))?;
     let area = Area::new().ok_or(no_memory("descriptor windows"))?;
-    let domain: &'static Domain =
-        Box::leak(Box::new(Domain::new(DomId::DOM0, true, Mfn(shared / PAGE), area)));
+    let pirqs = Pirqs::for_hardware_domain(gsis, MESSAGES);
+    let limits = Limits { vcpus: 1, max_port: u32::MAX, pirqs: pirqs.limit() };
+    let domain = Domain::new(DomId::DOM0, true, Mfn(shared / PAGE), area, pirqs, limits)
+        .map_err(|_| no_memory("event channels"))?;
+    let domain: &'static Domain = Box::leak(Box::new(domain));
     domain::register(domain);
     // dom0 may balloon up to all there is.
     domain.memory.max_pages.store(u64::from(u32::MAX), Ordering::Relaxed);
@@ -222,13 +298,16 @@ fn build(info: &'static Info, options: &Options) -> Result<(&'static Vcpu, Regs)
     let mut frames = Dom0Frames { domain, next: 0 };
     let image = dom0::Image::prepare(&kernel_info, &info.modules, nr_pages, &mut frames)?;
     let line = info.modules.first().map_or("", |m| m.command_line.as_str());
-    image.fill(&kernel_info, &info.modules, shared, line, &[]);
+    image.fill(&kernel_info, &info.modules, shared, line, screen.as_ref().map_or(&[], |s| s.as_bytes()));
     image.write_tables();
     let window = domain.area.window(0).ok_or(no_memory("descriptor windows"))?;
-    let vcpu: &'static Vcpu = Box::leak(Box::new(Vcpu::new(0, domain, mem::phys_to_virt(shared), window)));
+    let info_page = mem::phys_to_virt(shared);
+    let vcpu = Vcpu::new(0, domain, info_page, window, this_cpu()).ok_or(no_memory("a vCPU"))?;
+    let vcpu: &'static Vcpu = Box::leak(Box::new(vcpu));
     vcpu.set_upcall_mask(1);
     domain.set_vcpus(Vec::leak(vec![vcpu]));
     take_root(vcpu, image.root())?;
+    host::write_wall_clock_of(domain);
     let regs = Regs {
         rip: image.plan.entry,
         cs: FLAT_KERNEL_CS.into(),
@@ -263,21 +342,33 @@ fn take_root(vcpu: &'static Vcpu, root: Mfn) -> Result<(), dom0::Error> {
     m.set_roots(&caller, root, None).map_err(|_| dom0::Error::Tables)
 }
 
+/// Messages (MSI, MSI-X) that dom0 can have.
+const MESSAGES: u32 = 224;
+
 /// Puts the vCPU on this CPU and goes to it.
 fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
     let cpu = this_cpu();
-    cpu.current.set(vcpu);
-    vcpu.set_cpu(Some(cpu.id));
-    vcpu.domain.memory.dirty.insert(cpu.id);
+    let options = Options::parse(INFO.get().map_or("", |i| &i.command_line));
+    if let Some(platform) = firmware::platform()
+        && consoles(&options).serial
+    {
+        serial::enable_interrupt(&line_settings(&options), platform);
+    }
+    log::info!("dom0 starts at {:#x}", regs.rip);
+    if options.vga.is_none_or(|v| !v.contains("keep")) {
+        vga::release();
+    }
     let place = (core::ptr::from_ref(cpu) as u64 - size_of::<Regs>() as u64) as *mut Regs;
     // SAFETY: the place of the guest's registers at the end of this stack; our own frames are far below it.
     unsafe { place.write(regs) };
-    log::info!("dom0 starts at {:#x}", regs.rip);
-    // SAFETY: the root was checked; the registers are in place.
-    unsafe {
-        percpu::load_root(cpu, vcpu.root(Mode::Kernel));
-        paging::map_own_page(cpu, vcpu);
-        paging::load_gdt(cpu, vcpu);
-        entry::enter_guest(place)
+    let queued = cpu.queue.lock().add(Runner(vcpu), DEFAULT_WEIGHT, time::now());
+    vcpu.sched.release(Reasons::DOWN);
+    if let Ok(slot) = queued {
+        let mut queue = cpu.queue.lock();
+        queue.wake(slot, time::now());
+        queue.pick(time::now());
     }
+    switch::load(cpu, vcpu);
+    // SAFETY: the vCPU's state is loaded and its registers are in place.
+    unsafe { entry::enter_guest(place) }
 }

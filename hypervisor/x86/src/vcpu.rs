@@ -4,17 +4,23 @@
 //! what other CPUs may touch is atomic or behind a lock.
 
 use core::cell::{Cell, UnsafeCell};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::mmu::VcpuMmu;
+use hv_core::sched::{Reasons, VcpuSched};
+use hv_core::time::VcpuTimers;
 use hv_pv::emulate::port::ControlState;
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{Handler, TrapEntry};
+use hv_types::VcpuId;
+use spin::Mutex;
 
 use crate::cpu;
+use crate::dev::time;
 use crate::domain::Domain;
+use crate::fpu;
 use crate::paging::Window;
-use crate::percpu::this_cpu;
+use crate::percpu::{Cpu, this_cpu};
 
 /// Callbacks a kernel registers (`CALLBACKTYPE_*`).
 #[derive(Default)]
@@ -29,6 +35,17 @@ pub struct Callbacks {
     pub syscall32: Cell<Option<Handler>>,
     /// SYSENTER from user mode.
     pub sysenter: Cell<Option<Handler>>,
+}
+
+/// Segment bases that the processor holds while a vCPU runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bases {
+    /// FS.
+    pub fs: u64,
+    /// GS of the present mode.
+    pub gs: u64,
+    /// GS of the other mode.
+    pub other_gs: u64,
 }
 
 /// One virtual CPU.
@@ -61,6 +78,26 @@ pub struct Vcpu {
     pub saved: Cell<Regs>,
     /// XCR0 as the guest set it.
     pub xcr0: Cell<u64>,
+    /// Floating-point state while the vCPU does not run.
+    pub fpu: fpu::Area,
+    /// Segment bases while the vCPU does not run.
+    pub bases: Cell<Bases>,
+    /// DS, ES, FS, GS while the vCPU does not run.
+    pub selectors: Cell<[u16; 4]>,
+    /// Why it does not run, and where its time went.
+    pub sched: VcpuSched,
+    /// Its timers, in the queue of the CPU where it lives.
+    pub timers: Mutex<VcpuTimers>,
+    /// Its poll timer runs.
+    pub polls: Cell<bool>,
+    /// Where the guest wants its runstate written; 0: nowhere.
+    pub runstate_area: AtomicU64,
+    /// Where the guest wants a copy of its clock; 0: nowhere.
+    pub time_area: AtomicU64,
+    /// Version last written there.
+    pub time_area_version: Cell<u32>,
+    /// An NMI waits for delivery.
+    pub nmi_pending: AtomicBool,
 }
 
 // SAFETY: I-VC-1: cells are touched only by the CPU that runs or holds the vCPU.
@@ -143,8 +180,9 @@ impl Vcpu {
     }
 
     /// A vCPU that has never run, with `info` as its `vcpu_info`.
-    pub fn new(id: u16, domain: &'static Domain, info: *mut u8, window: Window) -> Vcpu {
-        Vcpu {
+    pub fn new(id: u16, domain: &'static Domain, info: *mut u8, window: Window, home: &Cpu) -> Option<Vcpu> {
+        let timers = VcpuTimers::add(&mut home.timers.lock(), domain.id, VcpuId(id)).ok()?;
+        Some(Vcpu {
             id,
             domain,
             mode: Cell::new(Mode::Kernel),
@@ -159,7 +197,17 @@ impl Vcpu {
             control: UnsafeCell::new(ControlState::new(&crate::emulate::cr4_policy())),
             saved: Cell::new(Regs::default()),
             xcr0: Cell::new(1),
-        }
+            fpu: fpu::Area::new()?,
+            bases: Cell::new(Bases::default()),
+            selectors: Cell::new([0; 4]),
+            sched: VcpuSched::new(Reasons::DOWN, time::now()),
+            timers: Mutex::new(timers),
+            polls: Cell::new(false),
+            runstate_area: AtomicU64::new(0),
+            time_area: AtomicU64::new(0),
+            time_area_version: Cell::new(0),
+            nmi_pending: AtomicBool::new(false),
+        })
     }
 }
 

@@ -203,3 +203,19 @@ pub fn vm_assist(vcpu: &Vcpu, command: u32, kind: u32) -> Outcome {
     }
     Ok(0)
 }
+
+/// `nmi_op`: the NMI callback.
+pub fn nmi_op(vcpu: &Vcpu, command: u32, argument: u64) -> Outcome {
+    use guest_abi::nmi::{XENNMI_REGISTER_CALLBACK, XENNMI_UNREGISTER_CALLBACK, XennmiCallback};
+    match command {
+        XENNMI_REGISTER_CALLBACK => {
+            let callback: XennmiCallback = read(argument)?;
+            register_nmi(vcpu, GuestVa(callback.handler_address))
+        }
+        XENNMI_UNREGISTER_CALLBACK => {
+            vcpu.traps[usize::from(trap::NMI)].set(TrapEntry::EMPTY);
+            Ok(0)
+        }
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
