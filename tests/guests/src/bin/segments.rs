@@ -35,7 +35,8 @@ fn run() {
     outcome!("FS is as it was", attempt!(["mov {v}, fs:[0]"], v = out(reg) value));
     say!("reads {value}");
     ask!("FS base in the hypervisor", set(SEGBASE_FS, 0xffff_8300_0000_0000));
-    outcome!("read through FS", attempt!(["mov {v}, fs:[0x200000]"], v = out(reg) _));
+    let trap = attempt!(["mov {v}, fs:[0x200000]"], v = out(reg) _);
+    say!("read through FS: vector {}", trap.map_or(0, |t| t.vector));
     ask!("user's GS selector, null", set(SEGBASE_GS_USER_SEL, 0));
     ask!("user's GS selector, flat", set(SEGBASE_GS_USER_SEL, u64::from(FLAT_RING3_DS32)));
     ask!("user's GS selector beyond the tables", set(SEGBASE_GS_USER_SEL, 0xfffb));
