@@ -10,6 +10,7 @@ pub mod event;
 pub mod fallible;
 pub mod frame;
 pub mod heap;
+pub mod memory_op;
 pub mod mmu;
 pub mod options;
 pub mod physdev;

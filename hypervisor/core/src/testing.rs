@@ -2,10 +2,16 @@
 
 use crate::call::CallError;
 use crate::event::{DomainEvents, Domains, FramePin, Limits, Pirqs, Preempt, Wake};
+use crate::frame::{Frame, FrameTable};
+use crate::heap::Heap;
+use crate::memory_op::{MemoryMap, MemoryPorts};
+use crate::mmu::port::{Registers, Tlb};
+use crate::mmu::{CpuSet, DomainMemory, Mmu, RangeSet, VcpuMmu};
 use crate::port::{Fault, GuestSpace, Memory};
 use crate::sched::{Reasons, SchedPorts, VcpuSched};
 use crate::vcpu::VcpuPorts;
 use guest_abi::Errno;
+use guest_abi::memory::E820Entry;
 use hv_types::{DomId, Gfn, GuestVa, Mfn, Pirq, VcpuId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -163,50 +169,57 @@ impl World {
     }
 }
 
-impl Memory for World {
-    fn load64(&self, mfn: Mfn, index: usize) -> u64 {
-        self.frames.load64(mfn, index)
-    }
-    fn store64(&self, mfn: Mfn, index: usize, value: u64) {
-        self.frames.store64(mfn, index, value);
-    }
-    fn swap64(&self, mfn: Mfn, index: usize, value: u64) -> u64 {
-        self.frames.swap64(mfn, index, value)
-    }
-    fn compare_exchange64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
-        self.frames.compare_exchange64(mfn, index, old, new)
-    }
-    fn fetch_or64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
-        self.frames.fetch_or64(mfn, index, bits)
-    }
-    fn fetch_and64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
-        self.frames.fetch_and64(mfn, index, bits)
-    }
-    fn load32(&self, mfn: Mfn, index: usize) -> u32 {
-        self.frames.load32(mfn, index)
-    }
-    fn store32(&self, mfn: Mfn, index: usize, value: u32) {
-        self.frames.store32(mfn, index, value);
-    }
-    fn compare_exchange32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32> {
-        self.frames.compare_exchange32(mfn, index, old, new)
-    }
-    fn load8(&self, mfn: Mfn, offset: usize) -> u8 {
-        self.frames.load8(mfn, offset)
-    }
-    fn store8(&self, mfn: Mfn, offset: usize, value: u8) {
-        self.frames.store8(mfn, offset, value);
-    }
-    fn swap8(&self, mfn: Mfn, offset: usize, value: u8) -> u8 {
-        self.frames.swap8(mfn, offset, value)
-    }
-    fn zero(&self, mfn: Mfn) {
-        self.frames.zero(mfn);
-    }
-    fn copy(&self, to: Mfn, from: Mfn) {
-        self.frames.copy(to, from);
-    }
+/// Makes a machine's memory that of its field `frames`.
+macro_rules! memory_of_frames {
+    ($machine:ty) => {
+        impl $crate::port::Memory for $machine {
+            fn load64(&self, mfn: Mfn, index: usize) -> u64 {
+                self.frames.load64(mfn, index)
+            }
+            fn store64(&self, mfn: Mfn, index: usize, value: u64) {
+                self.frames.store64(mfn, index, value);
+            }
+            fn swap64(&self, mfn: Mfn, index: usize, value: u64) -> u64 {
+                self.frames.swap64(mfn, index, value)
+            }
+            fn compare_exchange64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
+                self.frames.compare_exchange64(mfn, index, old, new)
+            }
+            fn fetch_or64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+                self.frames.fetch_or64(mfn, index, bits)
+            }
+            fn fetch_and64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+                self.frames.fetch_and64(mfn, index, bits)
+            }
+            fn load32(&self, mfn: Mfn, index: usize) -> u32 {
+                self.frames.load32(mfn, index)
+            }
+            fn store32(&self, mfn: Mfn, index: usize, value: u32) {
+                self.frames.store32(mfn, index, value);
+            }
+            fn compare_exchange32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32> {
+                self.frames.compare_exchange32(mfn, index, old, new)
+            }
+            fn load8(&self, mfn: Mfn, offset: usize) -> u8 {
+                self.frames.load8(mfn, offset)
+            }
+            fn store8(&self, mfn: Mfn, offset: usize, value: u8) {
+                self.frames.store8(mfn, offset, value);
+            }
+            fn swap8(&self, mfn: Mfn, offset: usize, value: u8) -> u8 {
+                self.frames.swap8(mfn, offset, value)
+            }
+            fn zero(&self, mfn: Mfn) {
+                self.frames.zero(mfn);
+            }
+            fn copy(&self, to: Mfn, from: Mfn) {
+                self.frames.copy(to, from);
+            }
+        }
+    };
 }
+
+memory_of_frames!(World);
 
 impl Wake for World {
     fn notify(&self, dom: DomId, vcpu: VcpuId) {
@@ -336,5 +349,110 @@ impl VcpuPorts for World {
     }
     fn marks_runstate(&self) -> bool {
         true
+    }
+}
+
+/// A machine of [`Paged::FRAMES`] frames with a frame table, a heap and two domains: 0 (privileged) and 1. Frames
+/// below 64 are the hypervisor's, frame 10 is domain 0's shared page.
+pub struct Paged {
+    pub frames: Frames,
+    pub table: Vec<Frame>,
+    pub heap: Heap,
+    pub m2p: Vec<AtomicU64>,
+    pub read_only_io: spin::Mutex<RangeSet>,
+    pub doms: Vec<DomainMemory>,
+    pub vcpu: VcpuMmu,
+    pub maps: Vec<MemoryMap>,
+    pub machine_map: Vec<E820Entry>,
+    /// Questions whether to stop that are answered with no before the next yes.
+    pub patience: AtomicU64,
+}
+
+memory_of_frames!(Paged);
+
+impl Paged {
+    pub const FRAMES: usize = 2048;
+
+    pub fn new() -> Self {
+        let paged = Paged {
+            frames: Frames::new(Self::FRAMES),
+            table: (0..Self::FRAMES).map(|_| Frame::default()).collect(),
+            heap: Heap::new(),
+            m2p: (0..Self::FRAMES).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            read_only_io: spin::Mutex::new(RangeSet::new()),
+            doms: vec![DomainMemory::new(DomId(0), true), DomainMemory::new(DomId(1), false)],
+            vcpu: VcpuMmu::new(),
+            maps: vec![MemoryMap::new(), MemoryMap::new()],
+            machine_map: Vec::new(),
+            patience: AtomicU64::new(u64::MAX),
+        };
+        paged.doms.iter().for_each(|dom| dom.max_pages.store(1024, SeqCst));
+        paged.heap.add(FrameTable::new(&paged.table), Mfn(64), Mfn(Self::FRAMES as u64));
+        paged
+    }
+
+    pub fn mmu(&self) -> Mmu<'_, Self> {
+        Mmu {
+            frames: FrameTable::new(&self.table),
+            heap: &self.heap,
+            m2p: &self.m2p,
+            read_only_io: &self.read_only_io,
+            port: self,
+        }
+    }
+}
+
+impl Tlb for Paged {
+    fn clock(&self) -> u32 {
+        1
+    }
+    fn flush_stale(&self, _: &CpuSet, _: u32) {}
+    fn flush_local(&self) {}
+    fn flush_page_local(&self, _: GuestVa) {}
+    fn flush(&self, _: &CpuSet) {}
+    fn flush_page(&self, _: &CpuSet, _: GuestVa) {}
+    fn relax(&self) {}
+}
+
+impl Registers for Paged {
+    fn load_root(&self, _: Mfn) {}
+    fn reload_ldt(&self, _: u32) {}
+    fn reload_gdt(&self) {}
+    fn write_back_caches(&self, _: bool) {}
+    fn should_preempt(&self) -> bool {
+        self.patience.fetch_update(SeqCst, SeqCst, |left| Some(left.saturating_sub(1))) == Ok(0)
+    }
+}
+
+impl crate::mmu::port::Domains for Paged {
+    fn domain(&self, id: DomId) -> Option<&DomainMemory> {
+        self.doms.get(usize::from(id.0))
+    }
+    fn dirty_cpu(&self, _: DomId, _: u32) -> Option<u32> {
+        None
+    }
+    fn hypervisor_slots(&self, _: DomId) -> [u64; 16] {
+        [0; 16]
+    }
+    fn check_descriptor(&self, descriptor: u64) -> Option<u64> {
+        Some(descriptor)
+    }
+}
+
+impl MemoryPorts for Paged {
+    fn max_page(&self) -> u64 {
+        Self::FRAMES as u64
+    }
+    fn machine_map(&self) -> &[E820Entry] {
+        &self.machine_map
+    }
+    fn m2p_extent(&self, index: u64) -> Option<Mfn> {
+        (index == 0).then_some(Mfn(512))
+    }
+    fn memory_map(&self, dom: DomId) -> Option<&MemoryMap> {
+        self.maps.get(usize::from(dom.0))
+    }
+    fn shared_info(&self, dom: DomId) -> Option<Mfn> {
+        (dom.0 < 2).then_some(Mfn(10 + u64::from(dom.0)))
     }
 }

@@ -18,6 +18,7 @@
 //!
 //! Frames beyond the table, and frames marked with [`FrameTable::mark_io`], are I/O space.
 
+mod steal;
 mod token;
 mod typed;
 mod word;

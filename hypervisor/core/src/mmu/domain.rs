@@ -159,6 +159,12 @@ impl DomainMemory {
         self.io.lock().contains(first.0, last.0)
     }
 
+    /// Calls `each` with every range of I/O frames it may map, in order, until one answers an error.
+    pub fn each_io_range<E>(&self, mut each: impl FnMut(u64, u64) -> Result<(), E>) -> Result<(), E> {
+        let ranges = RangeSet(self.io.lock().0.clone());
+        ranges.iter().try_for_each(|(first, last)| each(first, last))
+    }
+
     /// It has I/O ports or devices: cache attributes are its own business from now on.
     pub fn permit_cache_attributes(&self) {
         self.cache_attributes.store(true, Ordering::Release);
