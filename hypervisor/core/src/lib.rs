@@ -9,6 +9,7 @@ pub mod call;
 pub mod event;
 pub mod fallible;
 pub mod frame;
+pub mod grant;
 pub mod heap;
 pub mod memory_op;
 pub mod mmu;

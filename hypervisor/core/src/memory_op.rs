@@ -34,8 +34,8 @@ const M2P_WORDS_PER_EXTENT: u64 = (2 << 20) / 8;
 pub trait MemoryPorts: Machine {
     /// One more than the highest machine frame of memory.
     fn max_page(&self) -> u64;
-    /// The machine's memory map, sorted, without overlaps.
-    fn machine_map(&self) -> &[E820Entry];
+    /// The `index`-th entry of the machine's memory map, which is sorted and without overlaps.
+    fn machine_region(&self, index: usize) -> Option<E820Entry>;
     /// The frame that begins the `index`-th 2 MiB of the machine-to-physical table.
     fn m2p_extent(&self, index: u64) -> Option<Mfn>;
     /// The pseudo-physical map of a domain that exists.

@@ -3,6 +3,7 @@
 use crate::call::CallError;
 use crate::event::{DomainEvents, Domains, FramePin, Limits, Pirqs, Preempt, Wake};
 use crate::frame::{Frame, FrameTable};
+use crate::grant::{GrantPorts, GrantTable};
 use crate::heap::Heap;
 use crate::memory_op::{MemoryMap, MemoryPorts};
 use crate::mmu::port::{Registers, Tlb};
@@ -364,6 +365,7 @@ pub struct Paged {
     pub vcpu: VcpuMmu,
     pub maps: Vec<MemoryMap>,
     pub machine_map: Vec<E820Entry>,
+    pub grants: Vec<GrantTable>,
     /// Questions whether to stop that are answered with no before the next yes.
     pub patience: AtomicU64,
 }
@@ -384,6 +386,7 @@ impl Paged {
             vcpu: VcpuMmu::new(),
             maps: vec![MemoryMap::new(), MemoryMap::new()],
             machine_map: Vec::new(),
+            grants: vec![GrantTable::new(4).unwrap(), GrantTable::new(4).unwrap()],
             patience: AtomicU64::new(u64::MAX),
         };
         paged.doms.iter().for_each(|dom| dom.max_pages.store(1024, SeqCst));
@@ -443,8 +446,8 @@ impl MemoryPorts for Paged {
     fn max_page(&self) -> u64 {
         Self::FRAMES as u64
     }
-    fn machine_map(&self) -> &[E820Entry] {
-        &self.machine_map
+    fn machine_region(&self, index: usize) -> Option<E820Entry> {
+        self.machine_map.get(index).copied()
     }
     fn m2p_extent(&self, index: u64) -> Option<Mfn> {
         (index == 0).then_some(Mfn(512))
@@ -454,5 +457,11 @@ impl MemoryPorts for Paged {
     }
     fn shared_info(&self, dom: DomId) -> Option<Mfn> {
         (dom.0 < 2).then_some(Mfn(10 + u64::from(dom.0)))
+    }
+}
+
+impl GrantPorts for Paged {
+    fn grants(&self, dom: DomId) -> Option<&GrantTable> {
+        self.grants.get(usize::from(dom.0))
     }
 }

@@ -60,16 +60,16 @@ impl<P: MemoryPorts, G: GuestSpace> Call<'_, '_, P, G> {
         if !self.caller.domain.privileged {
             return Err(Errno::EPERM);
         }
-        let map = self.mmu.port.machine_map();
+        let map = || (0..).map_while(|index| self.mmu.port.machine_region(index));
         let room = if op.buffer == 0 { None } else { Some(u64::from(op.nr_entries)) };
-        if room.is_some_and(|room| room < map.len() as u64 + 1) {
+        if room.is_some_and(|room| room <= map().count() as u64) {
             return Err(Errno::EINVAL);
         }
         let mut out = Output { space: self.space, buffer: GuestVa(op.buffer), room, count: 0, next: 0 };
-        for entry in map {
+        for entry in map() {
             let (addr, size) = (entry.addr, entry.size);
             self.fill_gap(&mut out, addr >> PAGE_SHIFT)?;
-            out.put(entry)?;
+            out.put(&entry)?;
             out.next = addr.saturating_add(size).div_ceil(PAGE_SIZE);
         }
         if out.next != 0 {

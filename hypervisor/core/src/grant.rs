@@ -1,0 +1,231 @@
+//! Grant tables, version 1: their frames and what may be asked about them (`grant_table.h`).
+//!
+//! The entries are the guest's to write, in frames that the hypervisor lends it. Using a grant (mapping, copying,
+//! transferring) and version 2 are not implemented: those operations answer `-ENOSYS`.
+
+use crate::call::CallError;
+use crate::frame::Share;
+use crate::mmu::{Caller, Machine, Mmu};
+use crate::port::GuestSpace;
+use crate::wire;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use guest_abi::Errno;
+use guest_abi::grant_table::*;
+use hv_types::{DomId, GuestVa, Mfn};
+use spin::Mutex;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Frames of a table unless its builder says otherwise (`gnttab_max_frames`).
+pub const DEFAULT_MAX_FRAMES: u32 = 64;
+/// The only version that a table can have.
+const VERSION: u32 = 1;
+/// Bits of the command that name the operation; above lies what interrupted calls remember.
+const COMMAND_BITS: u32 = 12;
+
+/// A domain's grant table. Its lock comes before the heap's.
+pub struct GrantTable {
+    frames: Mutex<Vec<Mfn>>,
+    max: u32,
+}
+
+/// Finds grant tables.
+pub trait GrantPorts: Machine {
+    /// The table of a domain that exists.
+    fn grants(&self, dom: DomId) -> Option<&GrantTable>;
+}
+
+impl GrantTable {
+    /// A table without frames that may have `max`; `-ENOMEM`: no room to remember so many.
+    pub fn new(max: u32) -> Result<Self, Errno> {
+        let mut frames = Vec::new();
+        frames.try_reserve_exact(max as usize).map_err(|_| Errno::ENOMEM)?;
+        Ok(GrantTable { frames: Mutex::new(frames), max })
+    }
+
+    /// Sees to it that the table of `dom` has `count` frames, zeroed and lent to the domain, or as it was.
+    /// `-EINVAL`: more than it may have; `-ENOMEM`. A builder calls this with 1.
+    pub fn grow<P: Machine>(&self, mmu: &Mmu<'_, P>, dom: DomId, count: u32) -> Result<(), Errno> {
+        if count > self.max {
+            return Err(Errno::EINVAL);
+        }
+        let mut frames = self.frames.lock();
+        let before = frames.len();
+        while frames.len() < count as usize {
+            match lend_frame(mmu, dom) {
+                Ok(mfn) => frames.push(mfn),
+                Err(errno) => {
+                    frames.drain(before..).for_each(|mfn| mmu.unshare(mfn));
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all frames back, as when the domain goes; each is free when its last mapping goes.
+    pub fn release<P: Machine>(&self, mmu: &Mmu<'_, P>) {
+        self.frames.lock().drain(..).for_each(|mfn| mmu.unshare(mfn));
+    }
+
+    /// Frames it has.
+    pub fn len(&self) -> u32 {
+        self.frames.lock().len() as u32
+    }
+
+    /// True if it has no frame.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its `index`-th frame.
+    pub fn frame(&self, index: u32) -> Option<Mfn> {
+        self.frames.lock().get(index as usize).copied()
+    }
+}
+
+/// A zeroed frame of the hypervisor's that `dom` may map writable.
+fn lend_frame<P: Machine>(mmu: &Mmu<'_, P>, dom: DomId) -> Result<Mfn, Errno> {
+    let fresh = mmu.heap.alloc(mmu.frames, 0, 64).ok_or(Errno::ENOMEM)?;
+    let block = fresh.make_safe(mmu.port, true);
+    if !mmu.frames.share(block.mfn(), dom, Share::Writable) {
+        // The table knows better than the allocator: the frame stays whose it is.
+        return Err(Errno::ENOMEM);
+    }
+    Ok(block.mfn())
+}
+
+/// A decoded call.
+enum Request {
+    SetupTable(GnttabSetupTable),
+    QuerySize(GnttabQuerySize),
+    SetVersion(GnttabSetVersion),
+    GetStatusFrames(GnttabGetStatusFrames),
+    GetVersion(GnttabGetVersion),
+}
+
+fn decode<G: GuestSpace>(space: &G, cmd: u32, arg: GuestVa, count: u32) -> Result<Request, Errno> {
+    if count >> 31 != 0 || cmd >> COMMAND_BITS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let one = if count == 1 { Ok(()) } else { Err(Errno::EINVAL) };
+    Ok(match cmd {
+        GNTTABOP_SETUP_TABLE => one.and_then(|()| Ok(Request::SetupTable(wire::read(space, arg)?)))?,
+        GNTTABOP_QUERY_SIZE => one.and_then(|()| Ok(Request::QuerySize(wire::read(space, arg)?)))?,
+        GNTTABOP_GET_STATUS_FRAMES => {
+            one.and_then(|()| Ok(Request::GetStatusFrames(wire::read(space, arg)?)))?
+        }
+        GNTTABOP_SET_VERSION => Request::SetVersion(wire::read(space, arg)?),
+        GNTTABOP_GET_VERSION => Request::GetVersion(wire::read(space, arg)?),
+        _ => return Err(Errno::ENOSYS),
+    })
+}
+
+/// `HYPERVISOR_grant_table_op(cmd, uop, count)`.
+pub fn grant_table_op<P: GrantPorts, G: GuestSpace>(
+    mmu: &Mmu<'_, P>,
+    space: &G,
+    caller: &Caller<'_>,
+    cmd: u32,
+    uop: GuestVa,
+    count: u32,
+) -> Result<i64, CallError> {
+    let call = Call { mmu, space, caller, uop };
+    match decode(space, cmd, uop, count)? {
+        Request::SetupTable(op) => call.setup_table(op)?,
+        Request::QuerySize(op) => call.query_size(op)?,
+        Request::SetVersion(op) => call.set_version(op)?,
+        Request::GetStatusFrames(op) => call.get_status_frames(op)?,
+        Request::GetVersion(op) => call.get_version(op)?,
+    }
+    Ok(0)
+}
+
+struct Call<'a, 'c, P, G> {
+    mmu: &'a Mmu<'c, P>,
+    space: &'a G,
+    caller: &'a Caller<'a>,
+    uop: GuestVa,
+}
+
+impl<'a, P: GrantPorts, G: GuestSpace> Call<'a, '_, P, G> {
+    /// The table of a domain that the caller may name.
+    fn table(&self, dom: u16) -> Result<(DomId, &'a GrantTable), i16> {
+        let own = self.caller.domain.id;
+        let dom = if DomId(dom) == DomId::SELF { own } else { DomId(dom) };
+        let table = self.mmu.port.grants(dom).ok_or(GNTST_BAD_DOMAIN)?;
+        if dom != own && !self.caller.domain.privileged {
+            return Err(GNTST_PERMISSION_DENIED);
+        }
+        Ok((dom, table))
+    }
+
+    /// Writes one field of the guest's structure.
+    fn answer<T: IntoBytes + Immutable>(&self, offset: usize, value: T) -> Result<(), Errno> {
+        wire::write(self.space, GuestVa(self.uop.0.wrapping_add(offset as u64)), &value)
+    }
+
+    fn list_in_range(list: u64, count: u32) -> Result<(), Errno> {
+        if GuestVa(list).is_guest_range(u64::from(count) * 8) { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    fn setup_table(&self, op: GnttabSetupTable) -> Result<(), Errno> {
+        Self::list_in_range(op.frame_list, op.nr_frames)?;
+        let status = self.try_setup(&op).err().unwrap_or(GNTST_OKAY);
+        self.answer(offset_of!(GnttabSetupTable, status), status)
+    }
+
+    fn try_setup(&self, op: &GnttabSetupTable) -> Result<(), i16> {
+        let (dom, table) = self.table(op.dom)?;
+        table.grow(self.mmu, dom, op.nr_frames).map_err(|_| GNTST_GENERAL_ERROR)?;
+        for index in 0..op.nr_frames {
+            let mfn = table.frame(index).ok_or(GNTST_GENERAL_ERROR)?;
+            wire::write_element(self.space, GuestVa(op.frame_list), index.into(), &mfn.0)
+                .map_err(|_| GNTST_BAD_VIRT_ADDR)?;
+        }
+        Ok(())
+    }
+
+    fn query_size(&self, mut op: GnttabQuerySize) -> Result<(), Errno> {
+        op.status = match self.table(op.dom) {
+            Ok((_, table)) => {
+                (op.nr_frames, op.max_nr_frames) = (table.len(), table.max);
+                GNTST_OKAY
+            }
+            Err(status) => status,
+        };
+        wire::write(self.space, self.uop, &op)
+    }
+
+    /// Version 2 is refused as by a hypervisor that was told `gnttab=max-ver:1`.
+    fn set_version(&self, op: GnttabSetVersion) -> Result<(), Errno> {
+        wire::write(self.space, self.uop, &GnttabSetVersion { version: VERSION })?;
+        match op.version {
+            VERSION => Ok(()),
+            2 => Err(Errno::ENOSYS),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// There are no status frames: asking for none of them succeeds.
+    fn get_status_frames(&self, op: GnttabGetStatusFrames) -> Result<(), Errno> {
+        Self::list_in_range(op.frame_list, op.nr_frames)?;
+        let status = match self.table(op.dom) {
+            Ok(_) if op.nr_frames == 0 => GNTST_OKAY,
+            Ok(_) => GNTST_GENERAL_ERROR,
+            Err(status) => status,
+        };
+        self.answer(offset_of!(GnttabGetStatusFrames, status), status)
+    }
+
+    fn get_version(&self, op: GnttabGetVersion) -> Result<(), Errno> {
+        self.table(op.dom).map_err(|status| match status {
+            GNTST_PERMISSION_DENIED => Errno::EPERM,
+            _ => Errno::ESRCH,
+        })?;
+        self.answer(offset_of!(GnttabGetVersion, version), VERSION)
+    }
+}
+
+#[cfg(test)]
+mod tests;
