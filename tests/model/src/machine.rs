@@ -1,6 +1,6 @@
 //! Memory, CPUs and TLBs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -26,20 +26,25 @@ pub struct Cpu {
     pub flushed: u32,
 }
 
+thread_local! {
+    /// The CPU that this thread is.
+    static CURRENT: Cell<u32> = const { Cell::new(0) };
+}
+
 /// A machine of 4 KiB frames.
 pub struct Sim {
     memory: Vec<Vec<AtomicU64>>,
     /// The CPUs.
     pub cpus: Mutex<Vec<Cpu>>,
     clock: FlushClock,
-    /// The CPU that executes the hypervisor now.
-    pub current: AtomicU32,
     /// The domains, by number.
     pub domains: Vec<DomainMemory>,
     /// Every question whether to stop is answered by the next bit; the pattern repeats.
     pub hurry: AtomicU64,
     /// Full flushes of a CPU so far.
     pub flushes: AtomicU32,
+    /// Threads that act at the same time.
+    pub threads: AtomicU32,
     /// Set to break the machine: flushes for a change of type are forgotten. The tests of the tests use it.
     pub forget_flushes: AtomicBool,
 }
@@ -51,12 +56,17 @@ impl Sim {
             memory: (0..frames).map(|_| (0..512).map(|_| AtomicU64::new(0)).collect()).collect(),
             cpus: Mutex::new((0..cpus).map(|_| Cpu::default()).collect()),
             clock: FlushClock::new(),
-            current: AtomicU32::new(0),
             domains,
             hurry: AtomicU64::new(0),
             flushes: AtomicU32::new(0),
+            threads: AtomicU32::new(1),
             forget_flushes: AtomicBool::new(false),
         }
+    }
+
+    /// Makes this thread the CPU `cpu`.
+    pub fn be(&self, cpu: usize) {
+        CURRENT.set(cpu as u32);
     }
 
     fn word(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
@@ -186,7 +196,7 @@ impl Tlb for Sim {
         }
     }
     fn flush_local(&self) {
-        self.flush_cpu(self.current.load(SeqCst) as usize);
+        self.flush_cpu(CURRENT.get() as usize);
     }
     fn flush_page_local(&self, _va: GuestVa) {
         // This CPU caches the page again at once.
@@ -196,13 +206,14 @@ impl Tlb for Sim {
     }
     fn flush_page(&self, _cpus: &CpuSet, _va: GuestVa) {}
     fn relax(&self) {
-        panic!("one thread waits for itself");
+        assert!(self.threads.load(SeqCst) > 1, "one thread waits for itself");
+        std::thread::yield_now();
     }
 }
 
 impl Registers for Sim {
     fn load_root(&self, root: Mfn) {
-        let current = self.current.load(SeqCst) as usize;
+        let current = CURRENT.get() as usize;
         self.cpus.lock().unwrap()[current].root = root.0;
         self.flush_cpu(current);
     }

@@ -229,7 +229,9 @@ impl<'a> FrameTable<'a> {
             }
             // The loan's type reference goes with its two general ones; SPECIAL stays for the page accounts.
             let last = Word(old).general() == 2;
-            let new = if last { 0 } else { (old & !Word::ALLOCATED) - Word::TYPE_ONE - 2 };
+            let less = (old & !Word::ALLOCATED).wrapping_sub(Word::TYPE_ONE | 2);
+            let less = if Word(old).types() == 1 { less & !Word::VALIDATED } else { less };
+            let new = if last { 0 } else { less };
             match cas(frame, old, new) {
                 Ok(_) if last => return Some(Dead { mfn, owner: owner_of(frame), was: Word(old) }),
                 Ok(_) => return None,

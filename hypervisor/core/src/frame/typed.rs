@@ -122,11 +122,7 @@ impl FrameTable<'_> {
         let mut old = frame.word.load(Ordering::Relaxed);
         let level = loop {
             let level = Word(old).valid_level();
-            if level == 0
-                || Word(old).types_full()
-                || !Word(old).can_add_general()
-                || owner_of(frame) != owner
-            {
+            if level == 0 || Word(old).is_full() || owner_of(frame) != owner {
                 return Err(Refused);
             }
             match cas(frame, old, old.wrapping_add(Word::BOTH)) {
@@ -274,14 +270,10 @@ impl FrameTable<'_> {
 /// Writable type without a change that stale translations could betray.
 #[inline(always)]
 fn writable_without_flush(word: Word) -> bool {
-    if !word.can_add_general() {
-        return false;
+    if word.is_valid_writable() {
+        return !word.is_full();
     }
-    let kind = word.0 & Word::KIND_MASK;
-    if word.0 & Word::TYPE_MASK == 0 {
-        return kind == Kind::Writable.bits() || kind == Kind::None.bits();
-    }
-    kind == Kind::Writable.bits() && word.0 & Word::VALIDATED != 0 && !word.types_full()
+    word.types() == 0 && matches!(word.kind(), Kind::Writable | Kind::None) && word.can_add_general()
 }
 
 enum Step {
@@ -310,7 +302,7 @@ fn next_state(word: Word, kind: Kind) -> Result<(u64, Step), bool> {
         let new = (word.0 & !(Word::KIND_MASK | Word::VALIDATED)) | kind.bits();
         return Ok((new.wrapping_add(Word::TYPE_ONE), Step::Claim));
     }
-    if word.kind() != kind || word.types_full() {
+    if word.kind() != kind || word.is_full() {
         return Err(false);
     }
     if word.is_validated() {

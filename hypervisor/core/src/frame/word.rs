@@ -143,31 +143,41 @@ impl Word {
         self.0 & Self::SPECIAL != 0
     }
 
+    /// Kind and `validated` as one number. A validated frame has type references (I-FR-5), so that this alone says
+    /// that the kind may be relied upon.
+    #[inline(always)]
+    const fn tag(self) -> u64 {
+        (self.0 >> Self::KIND_SHIFT) & 0xf
+    }
+
     /// True for a validated page table of `level`.
     #[inline(always)]
     pub const fn is_valid_table(self, level: u32) -> bool {
-        self.0 & (Self::KIND_MASK | Self::VALIDATED) == Kind::table(level).bits() | Self::VALIDATED
-            && self.0 & Self::TYPE_MASK != 0
+        self.tag() == level as u64 | 8
     }
 
     /// Level if it is a validated page table, else 0.
     #[inline(always)]
     pub(super) const fn valid_level(self) -> u32 {
-        if self.0 & Self::VALIDATED == 0 || self.0 & Self::TYPE_MASK == 0 {
-            return 0;
-        }
-        let kind = ((self.0 >> Self::KIND_SHIFT) & 7) as u32;
-        if kind <= 4 { kind } else { 0 }
+        let level = self.tag().wrapping_sub(8);
+        if level <= 4 { level as u32 } else { 0 }
     }
 
+    /// True for memory in use as writable.
+    #[inline(always)]
+    pub(super) const fn is_valid_writable(self) -> bool {
+        self.tag() == Kind::Writable as u64 | 8
+    }
+
+    /// The general count is neither nothing nor full.
     #[inline(always)]
     pub(super) const fn can_add_general(self) -> bool {
-        let general = self.0 & Self::GENERAL_MASK;
-        general != 0 && general != Self::GENERAL_MASK
+        self.general().wrapping_sub(1) < Self::GENERAL_MASK - 1
     }
 
+    /// No count can go up. Type references contain general ones, so their count is never fuller.
     #[inline(always)]
-    pub(super) const fn types_full(self) -> bool {
-        self.0 & Self::TYPE_MASK == Self::TYPE_MASK
+    pub(super) const fn is_full(self) -> bool {
+        self.general() == Self::GENERAL_MASK
     }
 }

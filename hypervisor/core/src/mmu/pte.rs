@@ -122,7 +122,3 @@ impl Pte {
         Pte(self.0 | bits)
     }
 }
-
-#[cfg(test)]
-#[path = "pte_tests.rs"]
-mod tests;

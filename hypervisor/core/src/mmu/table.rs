@@ -103,14 +103,53 @@ impl<P: Machine> Mmu<'_, P> {
         }
     }
 
+    /// The first present entry from `index` on. Most tables are mostly empty: eight entries are looked at at once.
+    #[inline(always)]
+    fn next_present(&self, table: Mfn, mut index: usize) -> Option<(usize, Pte)> {
+        while index < WORDS_PER_PAGE {
+            if index.is_multiple_of(8) && self.no_present(table, index) {
+                index += 8;
+                continue;
+            }
+            let entry = Pte(self.port.load64(table, index));
+            if entry.is_present() {
+                return Some((index, entry));
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// The last present entry below `end`.
+    #[inline(always)]
+    fn last_present(&self, table: Mfn, mut end: usize) -> Option<(usize, Pte)> {
+        while end > 0 {
+            if end.is_multiple_of(8) && self.no_present(table, end - 8) {
+                end -= 8;
+                continue;
+            }
+            end -= 1;
+            let entry = Pte(self.port.load64(table, end));
+            if entry.is_present() {
+                return Some((end, entry));
+            }
+        }
+        None
+    }
+
+    /// True if none of the eight entries from `first` on is present.
+    #[inline(always)]
+    fn no_present(&self, table: Mfn, first: usize) -> bool {
+        let any = (0..8).fold(0, |any, offset| any | self.port.load64(table, first + offset));
+        !Pte(any).is_present()
+    }
+
     fn fill_leaves(&self, domain: &DomainMemory, table: Mfn, cursor: &mut usize) -> Result<(), Stop> {
         let forbidden = Pte::forbidden(1, domain.may_set_cache());
         let owner = PageOwner::own(domain);
-        for index in *cursor..WORDS_PER_PAGE {
-            let entry = Pte(self.port.load64(table, index));
-            if !entry.is_present() {
-                continue;
-            }
+        let mut next = *cursor;
+        while let Some((index, entry)) = self.next_present(table, next) {
+            next = index + 1;
             *cursor = index;
             if entry.0 & forbidden != 0 {
                 return Err(Stop::Errno(Errno::EINVAL));
@@ -132,9 +171,10 @@ impl<P: Machine> Mmu<'_, P> {
         level: u32,
         cursor: &mut usize,
     ) -> Result<(), Stop> {
-        for index in *cursor..WORDS_PER_PAGE {
-            let entry = Pte(self.port.load64(table, index));
-            if !entry.is_present() || (level == 4 && HYPERVISOR_SLOTS.contains(&index)) {
+        let mut next = *cursor;
+        while let Some((index, entry)) = self.next_present(table, next) {
+            next = index + 1;
+            if level == 4 && HYPERVISOR_SLOTS.contains(&index) {
                 continue;
             }
             *cursor = index;
@@ -178,17 +218,20 @@ impl<P: Machine> Mmu<'_, P> {
     /// Drops the references of entries below `cursor`, from the top down, and then the claim.
     fn demote(&self, claim: Claimed, level: u32, mut cursor: usize) -> Result<(), (Claimed, usize)> {
         if level == 1 {
-            for index in 0..cursor {
-                self.drop_leaf(Pte(self.port.load64(claim.mfn(), index)));
+            let mut next = 0;
+            while let Some((index, entry)) = self.next_present(claim.mfn(), next)
+                && index < cursor
+            {
+                next = index + 1;
+                self.drop_leaf(entry);
             }
         } else {
             if self.finish_child(&claim, level, cursor).is_err() {
                 return Err((claim, cursor));
             }
-            while cursor > 0 {
-                cursor -= 1;
-                let entry = Pte(self.port.load64(claim.mfn(), cursor));
-                if !entry.is_present() || (level == 4 && HYPERVISOR_SLOTS.contains(&cursor)) {
+            while let Some((index, entry)) = self.last_present(claim.mfn(), cursor) {
+                cursor = index;
+                if level == 4 && HYPERVISOR_SLOTS.contains(&cursor) {
                     continue;
                 }
                 let dropped = self.drop_table(TypeRef::wake(entry.mfn()));

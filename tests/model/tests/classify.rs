@@ -1,4 +1,7 @@
-use super::*;
+//! What a page-table entry means, for every combination of its flags.
+
+use hv_core::mmu::{Class, Pte};
+use hv_types::Mfn;
 
 /// Every combination of the low twelve and high twelve bits, at every level.
 #[test]
