@@ -6,9 +6,9 @@ use crate::{gzip, lz4, lzma, xz, zstd};
 
 /// How the bytes of a kernel are stored.
 ///
-/// The heap that decompressing takes besides the output, which the caller provides: raw and lz4 none, gzip
-/// 11 KiB, xz and lzma the dictionary of the file (32 MiB in Debian 12, at most 128 MiB is accepted) and 100 KiB,
-/// zstd the smaller of the window (128 MiB in Debian 13, more is refused) and twice the output, and 1 MiB.
+/// The heap that decompressing takes besides the output, which the caller provides: raw and lz4 none, gzip 11 KiB, zstd
+/// 150 KiB whatever the window, xz and lzma the dictionary of the file (32 MiB in Debian 12; at most 128 MiB is
+/// accepted, and no more than the output's length is taken for xz) and 100 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Not compressed.
