@@ -4,6 +4,7 @@ use crate::{paths, sh};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 const TARGET: &str = "x86_64-hv.json";
 /// A multiboot2 loader looks for the header in this much of the file.
@@ -11,6 +12,7 @@ const HEADER_WITHIN: usize = 32 * 1024;
 const MULTIBOOT2_MAGIC: [u8; 4] = 0xe852_50d6_u32.to_le_bytes();
 
 /// The built image: the ELF, and the compressed file that goes to `/boot`.
+#[derive(Clone)]
 pub struct Built {
     /// `target/xenolith/xenolith`
     pub elf: PathBuf,
@@ -33,8 +35,18 @@ pub fn cargo(verb: &str) -> Command {
     command
 }
 
-/// Builds the hypervisor and puts the ELF and its compressed form into `target/xenolith`.
+/// Builds the hypervisor and puts the ELF and its compressed form into `target/xenolith`; once a process, however many
+/// threads ask.
 pub fn build() -> Result<Built> {
+    static BUILT: Mutex<Option<Built>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.is_none() {
+        *built = Some(build_now()?);
+    }
+    built.clone().context("just built")
+}
+
+fn build_now() -> Result<Built> {
     sh::visible(cargo("build").args(["--release", "--quiet"]))?;
     let from = paths::target().join("x86_64-hv/release/xenolith");
     let out = paths::out();

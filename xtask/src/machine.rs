@@ -140,7 +140,8 @@ impl Machine {
     /// only on standard output. QEMU ends with the thread that started it.
     pub fn command(&self, interactive: bool) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).args(&self.qemu);
+        // Asked to end, QEMU gives a person's terminal back its settings.
+        command.args(["--pdeathsig", if interactive { "TERM" } else { "KILL" }, "--"]).args(&self.qemu);
         command.args(["-serial", if interactive { "mon:stdio" } else { "stdio" }]);
         command
     }

@@ -1,6 +1,7 @@
 //! Where things are: the repository, its build output and the user's cache.
 
 use anyhow::{Context, Result};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The repository's root.
@@ -28,4 +29,13 @@ pub fn cache() -> Result<PathBuf> {
     };
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Waits until nobody else fills the cache, in this process or another; the cache is free again when the file is
+/// dropped.
+pub fn lock_cache() -> Result<File> {
+    let path = cache()?.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A command from its words.
 pub fn cmd<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Command {
@@ -87,7 +88,9 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(naming)?;
     }
-    let partial = path.with_extension(format!("partial.{}", std::process::id()));
+    static WRITES: AtomicU32 = AtomicU32::new(0);
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let partial = path.with_extension(format!("partial.{}.{number}", std::process::id()));
     std::fs::write(&partial, bytes).with_context(naming)?;
     std::fs::rename(&partial, path).with_context(naming)
 }

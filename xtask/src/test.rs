@@ -84,5 +84,7 @@ fn claim_guests() -> Result<()> {
 
 /// Two machines at a time: each emulates one CPU at a time, mostly.
 fn system() -> Result<()> {
-    sh::visible(&mut cargo(&["test", "-p", "tests-system", "--", "--test-threads=2"]))
+    // The transcripts say more than where in the test a wait stands.
+    let mut tests = cargo(&["test", "-p", "tests-system", "--", "--test-threads=2"]);
+    sh::visible(tests.env("RUST_BACKTRACE", "0"))
 }

@@ -6,11 +6,11 @@ use xtask::console::Console;
 use xtask::machine::{Hypervisor, Machine, Spec};
 
 /// A boot with one command; several times what it takes on a machine of two emulated CPUs.
-pub const BOOT: Duration = Duration::from_secs(180);
+pub const BOOT: Duration = Duration::from_secs(300);
 /// A boot of a Debian root disk by systemd.
-pub const DEBIAN: Duration = Duration::from_secs(500);
+pub const DEBIAN: Duration = Duration::from_secs(600);
 /// From QEMU's start to what the hypervisor says when it cannot go on.
-pub const REFUSAL: Duration = Duration::from_secs(60);
+pub const REFUSAL: Duration = Duration::from_secs(120);
 
 /// The hypervisor under test.
 pub fn hypervisor() -> Hypervisor {

@@ -151,6 +151,7 @@ fn core(platform: &str, more: &[&str]) -> Result<PathBuf> {
     let modules: Vec<&str> = MODULES.iter().chain(more).copied().collect();
     let key = Key::new().with(&version).with(EARLY).with(&modules);
     let file = paths::cache()?.join("grub").join(format!("{platform}-{key}"));
+    let _lock = paths::lock_cache()?;
     if file.exists() {
         return Ok(file);
     }

@@ -19,6 +19,7 @@ pub fn base(kernel: &Kernel) -> Result<PathBuf> {
     let busybox = sh::read(Path::new(BUSYBOX))?;
     let key = Key::new().with(&LAYOUT).with(&INIT).with(&kernel.id).with(&busybox);
     let file = paths::cache()?.join("initramfs").join(format!("{}-{key}.cpio", kernel.id));
+    let _lock = paths::lock_cache()?;
     if !file.exists() {
         sh::write(&file, &pack(kernel, &busybox)?)?;
     }

@@ -61,6 +61,7 @@ pub struct Kernel {
 
 /// Debian 12's 6.1 or Debian 13's 6.12.
 pub fn debian(suite: Suite) -> Result<Kernel> {
+    let _lock = paths::lock_cache()?;
     let apt = Apt::open(suite)?;
     let package = apt.dependency("linux-image-amd64", "linux-image-")?;
     let deb = apt.fetch(&package)?;

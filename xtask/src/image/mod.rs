@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 /// Debian 12's Xen, as packaged.
 pub fn xen() -> Result<PathBuf> {
+    let _lock = paths::lock_cache()?;
     let deb = apt::Apt::open(apt::Suite::Bookworm)?.fetch("xen-hypervisor-4.17-amd64")?;
     let stem = deb.file_stem().context("a package file has a name")?;
     let dir = paths::cache()?.join("xen").join(stem);

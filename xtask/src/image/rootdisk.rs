@@ -19,6 +19,7 @@ const SIZE: &str = "2G";
 pub fn debian() -> Result<PathBuf> {
     let key = Key::new().with(PACKAGES).with(SETUP).with(SIZE);
     let file = paths::cache()?.join("root").join(format!("bookworm-{key}.img"));
+    let _lock = paths::lock_cache()?;
     if file.exists() {
         return Ok(file);
     }
