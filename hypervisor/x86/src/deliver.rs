@@ -118,9 +118,24 @@ pub fn system_call(regs: &mut Regs, vcpu: &Vcpu) {
     }
 }
 
-/// The guest's frame could not be loaded: its failsafe callback hears of it.
-pub fn failsafe(regs: &mut Regs, vcpu: &Vcpu) {
-    callback(regs, vcpu, vcpu.callbacks.failsafe.get(), false, Crash::NoFailsafe);
+/// A system call of a 32-bit program; without a callback the instruction is refused. In kernel mode such a call
+/// cannot be meant.
+pub fn compat_call(regs: &mut Regs, vcpu: &Vcpu, handler: Option<Handler>) {
+    match handler {
+        Some(handler) if vcpu.mode.get() == Mode::User => {
+            callback(regs, vcpu, Some(handler), handler.masks_events, Crash::KernelStack);
+        }
+        _ => {
+            // SYSCALL and SYSENTER are two bytes long; of a SYSENTER's address nothing is known.
+            regs.rip = regs.rip.saturating_sub(2);
+            exception(regs, vcpu, trap::GP, Some(0));
+        }
+    }
+}
+
+/// An NMI for the guest's kernel.
+pub fn nmi(regs: &mut Regs, vcpu: &Vcpu) {
+    exception(regs, vcpu, trap::NMI, None);
 }
 
 /// The last look before a return to the guest: waiting work, then pending events.

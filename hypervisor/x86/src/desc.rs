@@ -192,19 +192,30 @@ const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
 const CSTAR: u32 = 0xc000_0083;
 const FMASK: u32 = 0xc000_0084;
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_ESP: u32 = 0x175;
+const SYSENTER_EIP: u32 = 0x176;
 
-/// Aims SYSCALL at this CPU's stub.
+/// Aims SYSCALL at this CPU's stubs, and SYSENTER at its primary stack, which ends at `stack`.
 ///
 /// # Safety
 /// The stub exists and this CPU's GDT is loaded.
-pub unsafe fn set_syscall(stub: u64) {
+pub unsafe fn set_syscall(stub: u64, stack: u64) {
     let star = u64::from(SYSRET_BASE) << 48 | u64::from(CS) << 32;
     // SAFETY: the registers exist on every x86-64 CPU; all flags that could harm ring 0 are masked
     // (TF, IF, DF, IOPL, NT, AC).
     unsafe {
         cpu::wrmsr(STAR, star);
         cpu::wrmsr(LSTAR, stub);
-        cpu::wrmsr(CSTAR, stub);
+        cpu::wrmsr(CSTAR, stub + crate::percpu::STUB_SIZE);
         cpu::wrmsr(FMASK, 0x4_7700);
+    }
+    if !crate::features::is_amd() {
+        // SAFETY: the registers exist where SYSENTER works in long mode; the stack is this CPU's primary one.
+        unsafe {
+            cpu::wrmsr(SYSENTER_CS, u64::from(CS));
+            cpu::wrmsr(SYSENTER_ESP, stack);
+            cpu::wrmsr(SYSENTER_EIP, entry::sysenter_entry as *const () as u64);
+        }
     }
 }

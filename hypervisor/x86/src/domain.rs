@@ -27,8 +27,6 @@ pub enum Crash {
     KernelStack,
     /// An event arrived and no callback is registered.
     NoEventCallback,
-    /// The processor refused its registers and no failsafe callback is registered.
-    NoFailsafe,
     /// A return to user mode without a user page table.
     NoUserRoot,
     /// It asked for it (`SCHEDOP_shutdown` with reason crash).
@@ -43,7 +41,6 @@ impl fmt::Display for Crash {
             Crash::NoHandler(vector) => write!(f, "exception {vector} and no handler for it"),
             Crash::KernelStack => f.write_str("its kernel stack is not usable"),
             Crash::NoEventCallback => f.write_str("an event and no event callback"),
-            Crash::NoFailsafe => f.write_str("registers that cannot be loaded and no failsafe callback"),
             Crash::NoUserRoot => f.write_str("a return to user mode without a user page table"),
             Crash::Asked => f.write_str("it reports that it crashed"),
             Crash::Rule(rule) => f.write_str(rule),

@@ -90,7 +90,7 @@ pub unsafe extern "C" fn iret_exit() {
 /// Reached only through the exception table: `rsp` is at the hardware frame of a failed IRET.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry.fixup")]
-unsafe extern "C" fn iret_fixup() {
+pub unsafe extern "C" fn iret_fixup() {
     naked_asm!(
         "push 0",
         "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
@@ -138,6 +138,64 @@ pub unsafe extern "C" fn syscall_entry() {
         cs = const crate::desc::GUEST_CS as i32,
         mark = const SYSCALL,
         handler = sym trap::on_syscall,
+        iret = sym iret_exit,
+    )
+}
+
+/// SYSCALL from compatibility mode, on processors of AMD: a system call of a 32-bit program.
+///
+/// # Safety
+/// Only the CPUs' stubs jump here.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.syscall32")]
+pub unsafe extern "C" fn syscall32_entry() {
+    naked_asm!(
+        "mov qword ptr [rsp + 8], {ss}",
+        "push r11",
+        "push {cs}",
+        "push rcx",
+        "push 0",
+        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "call {handler}",
+        "add rsp, 8",
+        "jmp {iret}",
+        ss = const crate::desc::GUEST_SS as i32,
+        cs = const crate::desc::SYSRET_BASE as i32,
+        handler = sym trap::on_syscall32,
+        iret = sym iret_exit,
+    )
+}
+
+/// SYSENTER, on processors of Intel. Neither address nor stack of the caller is known; the guest's kernel finds them
+/// where its user side left them, so that zeroes are saved.
+///
+/// # Safety
+/// Only the processor comes here, on this CPU's primary stack.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.sysenter")]
+pub unsafe extern "C" fn sysenter_entry() {
+    naked_asm!(
+        "push {ss}",
+        "push 0",
+        "pushfq",
+        "or dword ptr [rsp], 0x200",
+        "and dword ptr [rsp], 0xffffbeff",
+        "push 3",
+        "push 0",
+        "push 0",
+        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        "cld",
+        "mov rdi, rsp",
+        "sub rsp, 8",
+        "call {handler}",
+        "add rsp, 8",
+        "jmp {iret}",
+        ss = const crate::desc::GUEST_SS as i32,
+        handler = sym trap::on_sysenter,
         iret = sym iret_exit,
     )
 }

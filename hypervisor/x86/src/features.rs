@@ -54,7 +54,7 @@ fn detect() -> Features {
         nx: ext.edx & 1 << 20 != 0,
         syscall32_amd: is_amd(),
         xcr0: if xsave { (u64::from(leaf_d.edx) << 32 | u64::from(leaf_d.eax)) & XCR0_USABLE } else { 0 },
-        xsave_size: 0,
+        xsave_size: leaf_d.ecx,
     }
 }
 

@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::frame::{Frame, FrameTable};
+use hv_core::call::CallError;
 use hv_core::heap::Heap;
 use hv_core::mmu::clock::{FlushClock, may_be_stale};
 use hv_core::mmu::port::{CpuSet, Domains, Registers, Tlb};
@@ -393,10 +394,16 @@ fn finish_write(write: &ptwr::EntryWrite, old: u64, regs: &mut Regs, vcpu: &'sta
     true
 }
 
-/// Makes another frame the kernel's root.
-pub fn switch_root(_vcpu: &Vcpu, _root: Mfn) -> RootSwitch {
-    // Linux switches by hypercall; a trapped `mov cr3` is refused.
-    RootSwitch::Refused
+/// Makes another frame the kernel's root: a trapped `mov cr3`.
+pub fn switch_root(vcpu: &'static Vcpu, root: Mfn) -> RootSwitch {
+    match mmu().set_roots(&caller(vcpu), root, None) {
+        Ok(()) => {
+            MACHINE.load_root(root);
+            RootSwitch::Done
+        }
+        Err(CallError::Retry(_)) => RootSwitch::Preempted,
+        Err(_) => RootSwitch::Refused,
+    }
 }
 
 /// Fills a frame of the guest with the hypercall page.

@@ -54,6 +54,8 @@ pub struct Cpu {
     pub flushed: AtomicU32,
     /// Time-stamp counter at which the present call has had its share; 0: not asked yet.
     slice_end: Cell<u64>,
+    /// Vector and error code of the last foreseen fault in the hypervisor, for fix-ups that pass it on.
+    pub last_fault: Cell<(u8, u32)>,
     /// The CR3 value that is loaded.
     pub loaded_root: Cell<u64>,
     /// Who runs here.
@@ -140,6 +142,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             tlb_flushes: AtomicU64::new(0),
             flushed: AtomicU32::new(0),
             slice_end: Cell::new(0),
+            last_fault: Cell::new((0, 0)),
             loaded_root: Cell::new(0),
             queue: Mutex::new(CpuQueue::new(id)),
             timers: Mutex::new(TimerQueue::new()),
@@ -147,7 +150,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             slices: AtomicU64::new(0),
         });
     }
-    write_stub(id, record as u64)?;
+    write_stubs(id, record as u64)?;
     if let Some(slot) = RECORDS.get(id as usize) {
         slot.store(record as u64, Ordering::Release);
     }
@@ -157,11 +160,24 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
 
 /// The stub stores the guest's stack pointer in its place among the saved registers and continues from there:
 /// `mov [rip + a], rsp; lea rsp, [rip + b]; jmp syscall_entry`.
-fn write_stub(id: u32, record: u64) -> Result<(), mem::NoMemory> {
+///
+/// The page holds two of them: one for 64-bit user mode, one for compatibility mode.
+fn write_stubs(id: u32, record: u64) -> Result<(), mem::NoMemory> {
     let frame = mem::take_frame().ok_or(mem::NoMemory)?;
-    let at = stub(id);
+    let entries = [crate::entry::syscall_entry as *const () as u64, crate::entry::syscall32_entry as *const () as u64];
+    for (n, entry) in entries.into_iter().enumerate() {
+        let offset = n as u64 * STUB_SIZE;
+        write_stub(mem::phys_to_virt(frame + offset), stub(id) + offset, record, entry);
+    }
+    // SAFETY: the page behind the block is unused until here.
+    unsafe { mem::map(stub(id), frame, PAGE, pte::CODE) }
+}
+
+/// Bytes between two stubs.
+pub const STUB_SIZE: u64 = 32;
+
+fn write_stub(code: *mut u8, at: u64, record: u64, entry: u64) {
     let rsp_slot = record - 16;
-    let code = mem::phys_to_virt(frame);
     let rel = |target: u64, next: u64| (target.wrapping_sub(at + next) as u32).to_le_bytes();
     let mut bytes = [0xccu8; 19];
     bytes[..3].copy_from_slice(&[0x48, 0x89, 0x25]);
@@ -169,12 +185,10 @@ fn write_stub(id: u32, record: u64) -> Result<(), mem::NoMemory> {
     bytes[7..10].copy_from_slice(&[0x48, 0x8d, 0x25]);
     bytes[10..14].copy_from_slice(&rel(rsp_slot, 14));
     bytes[14] = 0xe9;
-    bytes[15..19].copy_from_slice(&rel(crate::entry::syscall_entry as *const () as u64, 19));
+    bytes[15..19].copy_from_slice(&rel(entry, 19));
     // SAFETY: a fresh frame of ours; it becomes executable only below, and through the direct map it is data that
     // nobody writes again (I-HV-1 allows the view because the stub has no other writer).
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), code, bytes.len()) };
-    // SAFETY: the page behind the block is unused until here.
-    unsafe { mem::map(at, frame, PAGE, pte::CODE) }
 }
 
 /// Leaves the boot stack for the primary stack of the prepared CPU and calls `then` there.

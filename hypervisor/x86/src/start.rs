@@ -107,7 +107,7 @@ extern "C" fn on_own_stack() -> ! {
         desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED));
         desc::load_segments();
         desc::load_idt();
-        desc::set_syscall(percpu::stub(cpu.id));
+        desc::set_syscall(percpu::stub(cpu.id), core::ptr::from_ref(cpu) as u64);
         features::enable();
     }
     let Some(info) = INFO.get() else { give_up(format_args!("boot information is lost")) };

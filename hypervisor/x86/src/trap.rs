@@ -4,7 +4,6 @@ use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{self, software_interrupt};
 use hv_types::GuestVa;
 
-use crate::domain::{self, Crash};
 use crate::guest::{self, Caller};
 use crate::percpu::this_cpu;
 use crate::vcpu::{Vcpu, current};
@@ -47,7 +46,10 @@ fn from_hypervisor(regs: &mut Regs) {
         trap::MC => interrupt::machine_check(regs),
         FIRST_INTERRUPT.. => interrupt::handle(vector),
         _ => match guest::fixup(regs.rip) {
-            Some(to) => regs.rip = to,
+            Some(to) => {
+                this_cpu().last_fault.set((vector, regs.error_code));
+                regs.rip = to;
+            }
             None => panic::fatal(regs, "exception in the hypervisor"),
         },
     }
@@ -156,11 +158,23 @@ pub extern "C" fn on_bad_iret(regs: &mut Regs) {
     if core::ptr::from_ref(regs) as u64 + size_of::<Regs>() as u64 != core::ptr::from_ref(this_cpu()) as u64 {
         panic::fatal(regs, "IRET failed inside the hypervisor");
     }
+    // The guest gets what the processor said, as if its next instruction had raised it.
+    let (vector, error) = this_cpu().last_fault.get();
+    let error = trap::has_error_code(vector).then_some(error);
+    deliver::exception(regs, current(), vector, error);
+    deliver::before_return(regs);
+}
+
+/// SYSCALL from a 32-bit program.
+pub extern "C" fn on_syscall32(regs: &mut Regs) {
     let vcpu = current();
-    if vcpu.callbacks.failsafe.get().is_none() {
-        domain::crash(vcpu, regs, Crash::NoFailsafe);
-    } else {
-        deliver::failsafe(regs, vcpu);
-    }
+    deliver::compat_call(regs, vcpu, vcpu.callbacks.syscall32.get());
+    deliver::before_return(regs);
+}
+
+/// SYSENTER from user mode.
+pub extern "C" fn on_sysenter(regs: &mut Regs) {
+    let vcpu = current();
+    deliver::compat_call(regs, vcpu, vcpu.callbacks.sysenter.get());
     deliver::before_return(regs);
 }

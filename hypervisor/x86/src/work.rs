@@ -10,7 +10,7 @@ use hv_types::VcpuId;
 use crate::dev::time;
 use crate::percpu::{Cpu, count_by, this_cpu, work};
 use crate::vcpu::{Vcpu, current};
-use crate::{hub, switch};
+use crate::{deliver, hub, switch};
 
 /// A vCPU's name in a CPU's queue.
 #[derive(Clone, Copy)]
@@ -70,6 +70,9 @@ fn choose(cpu: &'static Cpu, regs: &mut Regs) {
     }
     next.domain.events.stop_poll(VcpuId(next.id));
     hub::write_runstate(next);
+    if next.nmi_pending.swap(false, Ordering::AcqRel) {
+        deliver::nmi(regs, next);
+    }
 }
 
 /// Halts until an interrupt brings work.
