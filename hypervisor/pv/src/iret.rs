@@ -52,6 +52,35 @@ impl IretFrame {
     }
 }
 
+/// The five words that the processor's own IRET takes: `rip`, `cs`, `rflags`, `rsp`, `ss`.
+///
+/// A guest's kernel may use it to stay in its ring; Linux does so to serialise. The processor does that without help,
+/// except that QEMU before 8 takes the stack for the hypervisor's and faults where SMAP is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NativeIret(pub [u64; 5]);
+
+impl NativeIret {
+    /// Flags that ring 3 cannot change by IRET.
+    const KEPT: u64 = flags::IOPL | flags::IF | flags::VM;
+
+    /// Does what the instruction does in ring 3. False, and nothing changes, where the processor would refuse: the
+    /// selectors are not of ring 3, or the address is not canonical.
+    pub fn apply(&self, regs: &mut Regs) -> bool {
+        let [rip, cs, rflags, rsp, ss] = self.0;
+        let canonical = ((rip as i64) << 16 >> 16) as u64 == rip;
+        if cs & 3 != 3 || ss & 3 != 3 || !canonical {
+            return false;
+        }
+        regs.entry_vector &= !Regs::LAZY_RETURN;
+        regs.rip = rip;
+        regs.cs = cs & 0xffff;
+        regs.rflags = rflags & 0xffff_ffff & !Self::KEPT | regs.rflags & Self::KEPT | 2;
+        regs.rsp = rsp;
+        regs.ss = ss & 0xffff;
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +118,17 @@ mod tests {
         let mut regs = Regs { entry_vector: Regs::LAZY_RETURN, r11: 1, rcx: 2, ..Regs::default() };
         frame(VGCF_IN_SYSCALL, 0x33, 0x202).apply(&mut regs);
         assert_eq!((regs.r11, regs.rcx, regs.entry_vector), (1, 2, Regs::LAZY_RETURN));
+    }
+
+    #[test]
+    fn the_processors_own_iret_keeps_ring_and_interrupts() {
+        let mut regs = Regs { rflags: 0x246, ..Regs::default() };
+        assert!(NativeIret([0x40_1000, 0xe033, 0x3046, 0x7000, 0xe02b]).apply(&mut regs));
+        assert_eq!((regs.rip, regs.cs, regs.rflags, regs.rsp), (0x40_1000, 0xe033, 0x246, 0x7000));
+        let before = regs;
+        assert!(!NativeIret([0x40_1000, 0xe030, 0x46, 0x7000, 0xe02b]).apply(&mut regs), "ring 0");
+        assert!(!NativeIret([1 << 47, 0xe033, 0x46, 0x7000, 0xe02b]).apply(&mut regs), "not canonical");
+        assert_eq!(regs, before);
     }
 
     proptest! {

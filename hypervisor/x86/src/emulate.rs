@@ -7,6 +7,7 @@ use hv_pv::emulate::port::{
     Base, Control, ControlState, Msrs, Ports, Processor, Reload, RootSwitch, VirtualPort,
 };
 use hv_pv::emulate::{self, Outcome};
+use hv_pv::iret::NativeIret;
 use hv_pv::msr::MsrPolicy;
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap;
@@ -257,4 +258,16 @@ pub fn privileged(regs: &mut Regs, vcpu: &'static Vcpu) -> bool {
 /// An instruction that raised #UD: the forced-emulation prefix. True if done.
 pub fn forced(regs: &mut Regs, vcpu: &'static Vcpu) -> bool {
     act(regs, vcpu, |regs, mode, machine| emulate::invalid_opcode(regs, mode, machine))
+}
+
+/// A page fault that says "not from ring 3" although ring 3 ran: QEMU before 8 under an IRET of the guest, with SMAP on.
+/// True if that was it and the instruction is done.
+#[cold]
+pub fn native_iret(regs: &mut Regs) -> bool {
+    const IRETQ: [u8; 2] = [0x48, 0xcf];
+    let mut code = [0; 2];
+    if Caller.read(GuestVa(regs.rip), &mut code).is_err() || code != IRETQ {
+        return false;
+    }
+    Caller.read_words::<5>(regs.rsp).is_ok_and(|words| NativeIret(words).apply(regs))
 }

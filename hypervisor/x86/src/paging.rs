@@ -2,8 +2,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hv_core::frame::{Frame, FrameTable};
 use hv_core::call::CallError;
+use hv_core::frame::{Frame, FrameTable};
 use hv_core::heap::Heap;
 use hv_core::mmu::clock::{FlushClock, may_be_stale};
 use hv_core::mmu::port::{CpuSet, Domains, Registers, Tlb};

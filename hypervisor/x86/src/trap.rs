@@ -79,6 +79,10 @@ fn page_fault(regs: &mut Regs, vcpu: &'static Vcpu) {
     if GuestVa(address).is_hypervisor() && paging::fault_in_window(vcpu, address) {
         return;
     }
+    const FROM_USER: u32 = 4;
+    if regs.error_code & FROM_USER == 0 && emulate::native_iret(regs) {
+        return;
+    }
     const WRITE_TO_PRESENT: u32 = 3;
     if regs.error_code & 0xb == WRITE_TO_PRESENT
         && vcpu.mode.get() == Mode::Kernel
