@@ -45,6 +45,9 @@ impl<P: Machine> Mmu<'_, P> {
             return Err(CallError::Retry(Continuation { args: [va.0, value, flags, u64::from(domain)] }));
         }
         let owner = self.page_owner(caller, DomId(domain))?;
+        if owner.memory.is_none() && !caller.domain.privileged {
+            return Err(Errno::EPERM.into());
+        }
         let told = self.cpus_told(caller, space, flags)?;
         self.update_va(caller, &owner, va, value)?;
         self.flush_as_told(caller, told, va, flags);
