@@ -20,15 +20,25 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// Frames of machine memory, zeroed.
-pub struct Frames(Vec<Vec<AtomicU64>>);
+pub struct Frames {
+    words: Vec<Vec<AtomicU64>>,
+    /// The next write of bits to this frame takes its time: it says so and then waits.
+    pub slow: AtomicU64,
+    /// Such a write is waiting.
+    pub waiting: AtomicBool,
+}
 
 impl Frames {
     pub fn new(count: usize) -> Self {
-        Frames((0..count).map(|_| (0..512).map(|_| AtomicU64::new(0)).collect()).collect())
+        Frames {
+            words: (0..count).map(|_| (0..512).map(|_| AtomicU64::new(0)).collect()).collect(),
+            slow: AtomicU64::new(u64::MAX),
+            waiting: AtomicBool::new(false),
+        }
     }
 
     fn word(&self, mfn: Mfn, index: usize) -> &AtomicU64 {
-        &self.0[mfn.0 as usize][index % 512]
+        &self.words[mfn.0 as usize][index % 512]
     }
 
     fn update(&self, mfn: Mfn, byte: usize, bits: usize, value: u64) -> u64 {
@@ -55,6 +65,10 @@ impl Memory for Frames {
         self.word(mfn, index).compare_exchange(old, new, SeqCst, SeqCst)
     }
     fn fetch_or64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
+        if self.slow.compare_exchange(mfn.0, u64::MAX, SeqCst, SeqCst).is_ok() {
+            self.waiting.store(true, SeqCst);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
         self.word(mfn, index).fetch_or(bits, SeqCst)
     }
     fn fetch_and64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
@@ -67,12 +81,15 @@ impl Memory for Frames {
         self.update(mfn, index * 4, 32, value.into());
     }
     fn compare_exchange32(&self, mfn: Mfn, index: usize, old: u32, new: u32) -> Result<u32, u32> {
-        let now = self.load32(mfn, index);
-        if now != old {
-            return Err(now);
-        }
-        self.store32(mfn, index, new);
-        Ok(old)
+        let shift = index % 2 * 32;
+        let exchange = |word: u64| {
+            ((word >> shift) as u32 == old)
+                .then_some(word & !(0xffff_ffff << shift) | u64::from(new) << shift)
+        };
+        self.word(mfn, index % 1024 / 2)
+            .fetch_update(SeqCst, SeqCst, exchange)
+            .map(|_| old)
+            .map_err(|word| (word >> shift) as u32)
     }
     fn load8(&self, mfn: Mfn, offset: usize) -> u8 {
         (self.load64(mfn, offset % 4096 / 8) >> (offset % 8 * 8)) as u8
@@ -130,6 +147,7 @@ pub struct World {
     pub pins: Mutex<BTreeMap<u64, usize>>,
     pub bound_pirqs: Mutex<Vec<(DomId, Pirq)>>,
     pub hurry: AtomicBool,
+    pub zero_when_unpinned: AtomicBool,
     pub log: Mutex<Vec<String>>,
     /// The vCPUs of domain 0: only the first one is up.
     pub scheds: Vec<VcpuSched>,
@@ -146,6 +164,7 @@ impl World {
             pins: Mutex::default(),
             bound_pirqs: Mutex::default(),
             hurry: AtomicBool::new(false),
+            zero_when_unpinned: AtomicBool::new(false),
             log: Mutex::default(),
             scheds: (0..vcpus)
                 .map(|n| VcpuSched::new(if n == 0 { Reasons::empty() } else { Reasons::DOWN }, 0))
@@ -231,18 +250,28 @@ impl Wake for World {
     }
 }
 
+/// A frame that is given back is zeroed, and must be zero still when it is next pinned: nobody wrote meanwhile.
 impl FramePin for World {
     fn pin(&self, _: DomId, gfn: Gfn) -> Result<Mfn, Errno> {
         if !(32..128).contains(&gfn.0) || gfn.0 == 66 {
             return Err(Errno::EINVAL);
         }
-        *self.pins.lock().unwrap().entry(gfn.0).or_default() += 1;
+        let mut pins = self.pins.lock().unwrap();
+        let count = pins.entry(gfn.0).or_default();
+        if *count == 0 && self.zero_when_unpinned.load(SeqCst) {
+            let written = (0..512).any(|index| self.frames.load64(Mfn(gfn.0), index) != 0);
+            assert!(!written, "frame {} was written after it was given back", gfn.0);
+        }
+        *count += 1;
         Ok(Mfn(gfn.0))
     }
     fn unpin(&self, _: DomId, mfn: Mfn) {
         let mut pins = self.pins.lock().unwrap();
         let count = pins.get_mut(&mfn.0).expect("unpinned a frame that was not pinned");
         *count = count.checked_sub(1).expect("unpinned a frame too often");
+        if *count == 0 && self.zero_when_unpinned.load(SeqCst) {
+            self.frames.zero(mfn);
+        }
     }
 }
 

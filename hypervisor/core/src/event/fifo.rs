@@ -350,7 +350,7 @@ impl DomainEvents {
         if !self.fifo.on.swap(false, Ordering::SeqCst) {
             return;
         }
-        self.pass_queues();
+        // A sender that saw FIFO on holds a queue lock: behind all of them nobody writes to the array any more.
         for v in &self.vcpus {
             let queues = core::mem::replace(&mut *v.queues.lock(), Queues::new());
             if let Some(control) = queues.control {

@@ -2,4 +2,5 @@
 
 mod fifo;
 mod op;
+mod race;
 mod two_level;
