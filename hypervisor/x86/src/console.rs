@@ -14,9 +14,11 @@ struct Ring {
     bytes: [u8; RING],
     /// Bytes ever written.
     written: u64,
+    /// Bytes written before the last clearing.
+    cleared: u64,
 }
 
-static LOG: Mutex<Ring> = Mutex::new(Ring { bytes: [0; RING], written: 0 });
+static LOG: Mutex<Ring> = Mutex::new(Ring { bytes: [0; RING], written: 0, cleared: 0 });
 
 /// The serial line that log and guest console go to.
 static SINK: spin::Once<fn(&[u8])> = spin::Once::new();
@@ -76,7 +78,7 @@ pub fn write_bytes(bytes: &[u8]) {
 /// count up to which the ring was read.
 pub fn read_ring(from: u64, into: &mut [u8]) -> (usize, u64) {
     let ring = LOG.lock();
-    let first = from.max(ring.written.saturating_sub(RING as u64));
+    let first = from.max(ring.cleared).max(ring.written.saturating_sub(RING as u64));
     let len = (ring.written.saturating_sub(first) as usize).min(into.len());
     for (i, byte) in into[..len].iter_mut().enumerate() {
         *byte = ring.bytes[((first + i as u64) % RING as u64) as usize];
@@ -96,6 +98,12 @@ pub fn replay(device: fn(&[u8])) {
         device(&chunk[..len]);
         at = next;
     }
+}
+
+/// Forgets what the ring holds.
+pub fn clear_ring() {
+    let mut ring = LOG.lock();
+    ring.cleared = ring.written;
 }
 
 struct Line;

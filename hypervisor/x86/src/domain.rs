@@ -5,6 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use guest_abi::errno::Errno;
 use hv_core::event::{DomainEvents, Limits};
+use hv_core::grant::GrantTable;
+use hv_core::memory_op::MemoryMap;
 use hv_core::mmu::DomainMemory;
 use hv_core::pirq::Pirqs;
 use hv_core::sched::Shutdown;
@@ -48,6 +50,9 @@ impl fmt::Display for Crash {
     }
 }
 
+/// Frames that a grant table may have (`gnttab_max_frames=` of the reference).
+const MAX_GRANT_FRAMES: u32 = 64;
+
 /// One domain.
 pub struct Domain {
     /// Its number.
@@ -64,6 +69,10 @@ pub struct Domain {
     pub watchdogs: Mutex<Option<Watchdogs>>,
     /// Its physical interrupts.
     pub pirqs: Mutex<Pirqs>,
+    /// Its grant table.
+    pub grants: GrantTable,
+    /// The map of its pseudo-physical memory that a tool gave it.
+    pub memory_map: MemoryMap,
     /// Its own part of the hypervisor's range.
     pub area: Area,
     /// Frame of its shared page.
@@ -91,6 +100,8 @@ impl Domain {
     ) -> Result<Self, Errno> {
         Ok(Domain {
             events: DomainEvents::new(id, shared_info, limits)?,
+            grants: GrantTable::new(MAX_GRANT_FRAMES)?,
+            memory_map: MemoryMap::new(),
             shutdown: Shutdown::new(),
             watchdogs: Mutex::new(None),
             pirqs: Mutex::new(pirqs),

@@ -7,6 +7,8 @@ use guest_abi::call::number::*;
 use guest_abi::errno::Errno;
 use hv_core::call::CallError;
 use hv_core::event;
+use hv_core::grant::grant_table_op;
+use hv_core::memory_op::memory_op;
 use hv_core::port::GuestSpace;
 use hv_core::sched::sched_op;
 use hv_core::vcpu::{VcpuCaller, vcpu_op};
@@ -14,7 +16,7 @@ use hv_pv::regs::Regs;
 use hv_types::{GuestVa, VcpuId};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::calls::{console, devices, entry_points, memory, multicall, version};
+use crate::calls::{console, devices, entry_points, multicall, sysctl, version};
 use crate::domain::{self, Crash};
 use crate::guest::Caller;
 use crate::hub;
@@ -105,7 +107,12 @@ pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
         }
         PHYSDEV_OP => devices::physdev_op(vcpu, a[0] as u32, a[1]),
         PLATFORM_OP => devices::platform_op(vcpu, a[0]),
-        MEMORY_OP => memory::memory_op(vcpu, a[0] as u32, a[1]),
+        MEMORY_OP => memory_op(&mmu(), space, &caller(vcpu), a[0], GuestVa(a[1])).map(|v| v as u64),
+        GRANT_TABLE_OP => {
+            let result = grant_table_op(&mmu(), space, &caller(vcpu), a[0] as u32, GuestVa(a[1]), a[2] as u32);
+            result.map(|v| v as u64)
+        }
+        SYSCTL => sysctl::sysctl(vcpu, a[0]),
         NMI_OP => entry_points::nmi_op(vcpu, a[0] as u32, a[1]),
         SET_TRAP_TABLE => entry_points::set_trap_table(vcpu, a[0]),
         STACK_SWITCH => entry_points::stack_switch(vcpu, a[0], a[1]),

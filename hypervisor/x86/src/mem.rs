@@ -263,6 +263,25 @@ pub unsafe fn map(va: u64, pa: u64, size: u64, flags: u64) -> Result<(), NoMemor
     ROOT.lock().as_mut().ok_or(NoMemory)?.map(va, pa, size, flags)
 }
 
+/// Machine address behind an address of the hypervisor's range.
+pub fn translate(va: u64) -> Option<u64> {
+    let root = ROOT.lock();
+    let mut table = root.as_ref()?.0;
+    for shift in [39, 30, 21, 12] {
+        // SAFETY: reads our own tables under the root's lock.
+        let entry = unsafe { Root::entry(table, (va >> shift) as usize & 511).read() };
+        if entry & pte::P == 0 {
+            return None;
+        }
+        let mask = (1u64 << shift) - 1;
+        if shift == 12 || entry & pte::PS != 0 {
+            return Some(entry & pte::ADDRESS & !mask | va & mask);
+        }
+        table = entry & pte::ADDRESS;
+    }
+    None
+}
+
 /// Entry `slot` of the hypervisor's root table.
 pub fn root_entry(slot: usize) -> u64 {
     let root = ROOT.lock();

@@ -4,7 +4,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::call::CallError;
 use hv_core::frame::{Frame, FrameTable};
+use hv_core::grant::{GrantPorts, GrantTable};
 use hv_core::heap::Heap;
+use hv_core::memory_op::{MemoryMap, MemoryPorts};
 use hv_core::mmu::clock::{FlushClock, may_be_stale};
 use hv_core::mmu::port::{CpuSet, Domains, Registers, Tlb};
 use hv_core::mmu::{Caller, DomainMemory, EmulatedWrite, Mmu, RangeSet};
@@ -18,6 +20,7 @@ use hv_types::{DomId, GuestVa, Mfn};
 use spin::{Mutex, Once};
 
 use guest_abi::errno::Errno;
+use guest_abi::memory::E820Entry;
 use guest_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
 
 use crate::guest::Caller as GuestMemory;
@@ -200,6 +203,37 @@ impl Domains for Machine {
 
     fn check_descriptor(&self, descriptor: u64) -> Option<u64> {
         SegmentDescriptor::check(descriptor).ok().map(SegmentDescriptor::bits)
+    }
+}
+
+impl GrantPorts for Machine {
+    fn grants(&self, dom: DomId) -> Option<&GrantTable> {
+        domain::find(dom).map(|d| &d.grants)
+    }
+}
+
+impl MemoryPorts for Machine {
+    fn max_page(&self) -> u64 {
+        mmu().m2p.len() as u64
+    }
+
+    fn machine_region(&self, index: usize) -> Option<E820Entry> {
+        let region = crate::start::boot_info()?.memory.get(index)?;
+        Some(E820Entry { addr: region.start, size: region.end - region.start, kind: region.kind })
+    }
+
+    fn m2p_extent(&self, index: u64) -> Option<Mfn> {
+        let size = (mmu().m2p.len() as u64 * 8).next_multiple_of(PAGE);
+        let offset = index.checked_mul(2 << 20).filter(|offset| *offset < size)?;
+        mem::translate(layout::M2P_RW + offset).map(Mfn::containing)
+    }
+
+    fn memory_map(&self, dom: DomId) -> Option<&MemoryMap> {
+        domain::find(dom).map(|d| &d.memory_map)
+    }
+
+    fn shared_info(&self, dom: DomId) -> Option<Mfn> {
+        domain::find(dom).map(|d| d.shared_info)
     }
 }
 

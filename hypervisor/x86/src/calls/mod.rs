@@ -3,6 +3,6 @@
 pub mod console;
 pub mod devices;
 pub mod entry_points;
-pub mod memory;
 pub mod multicall;
+pub mod sysctl;
 pub mod version;
