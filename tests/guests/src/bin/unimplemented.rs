@@ -13,10 +13,10 @@ fn run() {
     for number in [11, 43, 44, 45, 46, 47, 55, 56, 63, 64, 65, 1 << 20, 1 << 32, u64::MAX] {
         say!("number {number:#x}: {}", Answer(call_number(number, &[])));
     }
-    for number in [Hypercall::TmemOp, Hypercall::XenoprofOp, Hypercall::Arch2, Hypercall::Arch7] {
+    for number in [Hypercall::TmemOp, Hypercall::Arch2, Hypercall::Arch7] {
         say!("{}: {}", number.name(), Answer(call(number, &[0, 0])));
     }
-    say!("mmu_update with a high half in the number: {}", Answer(call_number(1 << 32 | 17, &[7, 0])));
+    say!("xen_version with a high half in the number: {}", Answer(call_number(1 << 32 | 17, &[7, 0])));
     let page = mm::page();
     ask!("callback: unknown operation", call(Hypercall::CallbackOp, &[99, page]));
     ask!("callback: unknown type", claim::trap::register(6, mm::VIRT_BASE));

@@ -6,7 +6,7 @@ use claim::abi::Hypercall;
 use claim::abi::vcpu::*;
 use claim::abi::x86_64::VcpuGuestContext;
 use claim::abi::xen::VcpuInfo;
-use claim::{Answer, ask, call, event, mm, say, time};
+use claim::{ask, call, event, mm, say, time};
 
 claim::claim!(run);
 
@@ -36,9 +36,6 @@ fn states() {
     ask!("initialise the first again", call(Hypercall::VcpuOp, &arguments));
     let arguments = [u64::from(VCPUOP_INITIALISE), 9, context as u64];
     ask!("initialise a vCPU that is not", call(Hypercall::VcpuOp, &arguments));
-    let mut physid = VcpuGetPhysid::default();
-    let answer = op(VCPUOP_GET_PHYSID, 0, &mut physid);
-    say!("physical CPU of what is not pinned: {}", Answer(answer));
 }
 
 fn run_state() {
