@@ -17,39 +17,39 @@
 macro_rules! hypercall_table {
     ($callback:ident) => {
         $callback! {
-            0  SetTrapTable                 SET_TRAP_TABLE                "set_trap_table"                 1 any        preemptible unimplemented;
-            1  MmuUpdate                    MMU_UPDATE                    "mmu_update"                     4 any        preemptible unimplemented;
-            2  SetGdt                       SET_GDT                       "set_gdt"                        2 any        whole       unimplemented;
-            3  StackSwitch                  STACK_SWITCH                  "stack_switch"                   2 any        whole       unimplemented;
-            4  SetCallbacks                 SET_CALLBACKS                 "set_callbacks"                  3 any        whole       unimplemented;
-            5  FpuTaskswitch                FPU_TASKSWITCH                "fpu_taskswitch"                 1 any        whole       unimplemented;
+            0  SetTrapTable                 SET_TRAP_TABLE                "set_trap_table"                 1 any        preemptible implemented;
+            1  MmuUpdate                    MMU_UPDATE                    "mmu_update"                     4 any        preemptible implemented;
+            2  SetGdt                       SET_GDT                       "set_gdt"                        2 any        whole       implemented;
+            3  StackSwitch                  STACK_SWITCH                  "stack_switch"                   2 any        whole       implemented;
+            4  SetCallbacks                 SET_CALLBACKS                 "set_callbacks"                  3 any        whole       implemented;
+            5  FpuTaskswitch                FPU_TASKSWITCH                "fpu_taskswitch"                 1 any        whole       implemented;
             6  SchedOpCompat                SCHED_OP_COMPAT               "sched_op_compat"                2 any        whole       unimplemented;
-            7  PlatformOp                   PLATFORM_OP                   "platform_op"                    1 privileged preemptible unimplemented;
-            8  SetDebugreg                  SET_DEBUGREG                  "set_debugreg"                   2 any        whole       unimplemented;
-            9  GetDebugreg                  GET_DEBUGREG                  "get_debugreg"                   1 any        whole       unimplemented;
-            10 UpdateDescriptor             UPDATE_DESCRIPTOR             "update_descriptor"              2 any        whole       unimplemented;
-            12 MemoryOp                     MEMORY_OP                     "memory_op"                      2 any        preemptible unimplemented;
-            13 Multicall                    MULTICALL                     "multicall"                      2 any        preemptible unimplemented;
-            14 UpdateVaMapping              UPDATE_VA_MAPPING             "update_va_mapping"              3 any        whole       unimplemented;
-            15 SetTimerOp                   SET_TIMER_OP                  "set_timer_op"                   1 any        whole       unimplemented;
+            7  PlatformOp                   PLATFORM_OP                   "platform_op"                    1 privileged preemptible implemented;
+            8  SetDebugreg                  SET_DEBUGREG                  "set_debugreg"                   2 any        whole       implemented;
+            9  GetDebugreg                  GET_DEBUGREG                  "get_debugreg"                   1 any        whole       implemented;
+            10 UpdateDescriptor             UPDATE_DESCRIPTOR             "update_descriptor"              2 any        whole       implemented;
+            12 MemoryOp                     MEMORY_OP                     "memory_op"                      2 any        preemptible implemented;
+            13 Multicall                    MULTICALL                     "multicall"                      2 any        preemptible implemented;
+            14 UpdateVaMapping              UPDATE_VA_MAPPING             "update_va_mapping"              3 any        whole       implemented;
+            15 SetTimerOp                   SET_TIMER_OP                  "set_timer_op"                   1 any        whole       implemented;
             16 EventChannelOpCompat         EVENT_CHANNEL_OP_COMPAT       "event_channel_op_compat"        1 any        whole       unimplemented;
-            17 XenVersion                   XEN_VERSION                   "xen_version"                    2 any        whole       unimplemented;
-            18 ConsoleIo                    CONSOLE_IO                    "console_io"                     3 any        preemptible unimplemented;
+            17 XenVersion                   XEN_VERSION                   "xen_version"                    2 any        whole       implemented;
+            18 ConsoleIo                    CONSOLE_IO                    "console_io"                     3 any        preemptible implemented;
             19 PhysdevOpCompat              PHYSDEV_OP_COMPAT             "physdev_op_compat"              1 any        whole       unimplemented;
             20 GrantTableOp                 GRANT_TABLE_OP                "grant_table_op"                 3 any        preemptible unimplemented;
-            21 VmAssist                     VM_ASSIST                     "vm_assist"                      2 any        whole       unimplemented;
-            22 UpdateVaMappingOtherdomain   UPDATE_VA_MAPPING_OTHERDOMAIN "update_va_mapping_otherdomain"  4 privileged whole       unimplemented;
-            23 Iret                         IRET                          "iret"                           0 any        whole       unimplemented;
-            24 VcpuOp                       VCPU_OP                       "vcpu_op"                        3 any        whole       unimplemented;
-            25 SetSegmentBase               SET_SEGMENT_BASE              "set_segment_base"               2 any        whole       unimplemented;
-            26 MmuextOp                     MMUEXT_OP                     "mmuext_op"                      4 any        preemptible unimplemented;
+            21 VmAssist                     VM_ASSIST                     "vm_assist"                      2 any        whole       implemented;
+            22 UpdateVaMappingOtherdomain   UPDATE_VA_MAPPING_OTHERDOMAIN "update_va_mapping_otherdomain"  4 privileged whole       implemented;
+            23 Iret                         IRET                          "iret"                           0 any        whole       implemented;
+            24 VcpuOp                       VCPU_OP                       "vcpu_op"                        3 any        whole       implemented;
+            25 SetSegmentBase               SET_SEGMENT_BASE              "set_segment_base"               2 any        whole       implemented;
+            26 MmuextOp                     MMUEXT_OP                     "mmuext_op"                      4 any        preemptible implemented;
             27 XsmOp                        XSM_OP                        "xsm_op"                         1 privileged whole       unimplemented;
-            28 NmiOp                        NMI_OP                        "nmi_op"                         2 any        whole       unimplemented;
-            29 SchedOp                      SCHED_OP                      "sched_op"                       2 any        whole       unimplemented;
-            30 CallbackOp                   CALLBACK_OP                   "callback_op"                    2 any        whole       unimplemented;
+            28 NmiOp                        NMI_OP                        "nmi_op"                         2 any        whole       implemented;
+            29 SchedOp                      SCHED_OP                      "sched_op"                       2 any        whole       implemented;
+            30 CallbackOp                   CALLBACK_OP                   "callback_op"                    2 any        whole       implemented;
             31 XenoprofOp                   XENOPROF_OP                   "xenoprof_op"                    2 privileged whole       unimplemented;
-            32 EventChannelOp               EVENT_CHANNEL_OP              "event_channel_op"               2 any        preemptible unimplemented;
-            33 PhysdevOp                    PHYSDEV_OP                    "physdev_op"                     2 any        whole       unimplemented;
+            32 EventChannelOp               EVENT_CHANNEL_OP              "event_channel_op"               2 any        preemptible implemented;
+            33 PhysdevOp                    PHYSDEV_OP                    "physdev_op"                     2 any        whole       implemented;
             34 HvmOp                        HVM_OP                        "hvm_op"                         2 any        preemptible unimplemented;
             35 Sysctl                       SYSCTL                        "sysctl"                         1 privileged preemptible unimplemented;
             36 Domctl                       DOMCTL                        "domctl"                         1 privileged preemptible unimplemented;
@@ -79,27 +79,27 @@ macro_rules! suboperation_table {
     ($callback:ident) => {
         $callback! {
             PlatformOp {
-                17 "settime32"                      unimplemented;
+                17 "settime32"                      implemented;
                 31 "add_memtype"                    unimplemented;
                 32 "del_memtype"                    unimplemented;
-                33 "read_memtype"                   unimplemented;
+                33 "read_memtype"                   implemented;
                 35 "microcode_update"               unimplemented;
                 39 "platform_quirk"                 unimplemented;
-                48 "get_cpu_version"                unimplemented;
+                48 "get_cpu_version"                implemented;
                 49 "efi_runtime_call"               unimplemented;
-                50 "firmware_info"                  unimplemented;
-                51 "enter_acpi_sleep"               unimplemented;
+                50 "firmware_info"                  implemented;
+                51 "enter_acpi_sleep"               implemented;
                 52 "change_freq"                    unimplemented;
-                53 "getidletime"                    unimplemented;
+                53 "getidletime"                    implemented;
                 54 "set_processor_pminfo"           unimplemented;
-                55 "get_cpuinfo"                    unimplemented;
-                56 "cpu_online"                     unimplemented;
-                57 "cpu_offline"                    unimplemented;
+                55 "get_cpuinfo"                    implemented;
+                56 "cpu_online"                     implemented;
+                57 "cpu_offline"                    implemented;
                 58 "cpu_hotadd"                     unimplemented;
                 59 "mem_hotadd"                     unimplemented;
                 60 "core_parking"                   unimplemented;
                 61 "resource_op"                    unimplemented;
-                62 "settime64"                      unimplemented;
+                62 "settime64"                      implemented;
                 63 "get_symbol"                     unimplemented;
             }
             MemoryOp {
@@ -112,7 +112,7 @@ macro_rules! suboperation_table {
                 6  "populate_physmap"               unimplemented;
                 7  "add_to_physmap"                 unimplemented;
                 9  "memory_map"                     unimplemented;
-                10 "machine_memory_map"             unimplemented;
+                10 "machine_memory_map"             implemented;
                 11 "exchange"                       unimplemented;
                 12 "machphys_mapping"               unimplemented;
                 13 "set_memory_map"                 unimplemented;
@@ -133,21 +133,21 @@ macro_rules! suboperation_table {
                 28 "acquire_resource"               unimplemented;
             }
             XenVersion {
-                0  "version"                        unimplemented;
-                1  "extraversion"                   unimplemented;
-                2  "compile_info"                   unimplemented;
-                3  "capabilities"                   unimplemented;
-                4  "changeset"                      unimplemented;
-                5  "platform_parameters"            unimplemented;
-                6  "get_features"                   unimplemented;
-                7  "pagesize"                       unimplemented;
-                8  "guest_handle"                   unimplemented;
-                9  "commandline"                    unimplemented;
-                10 "build_id"                       unimplemented;
+                0  "version"                        implemented;
+                1  "extraversion"                   implemented;
+                2  "compile_info"                   implemented;
+                3  "capabilities"                   implemented;
+                4  "changeset"                      implemented;
+                5  "platform_parameters"            implemented;
+                6  "get_features"                   implemented;
+                7  "pagesize"                       implemented;
+                8  "guest_handle"                   implemented;
+                9  "commandline"                    implemented;
+                10 "build_id"                       implemented;
             }
             ConsoleIo {
-                0  "write"                          unimplemented;
-                1  "read"                           unimplemented;
+                0  "write"                          implemented;
+                1  "read"                           implemented;
             }
             GrantTableOp {
                 0  "map_grant_ref"                  unimplemented;
@@ -165,119 +165,119 @@ macro_rules! suboperation_table {
                 12 "cache_flush"                    unimplemented;
             }
             VmAssist {
-                0  "4gb_segments"                   unimplemented;
-                1  "4gb_segments_notify"            unimplemented;
-                2  "writable_pagetables"            unimplemented;
-                3  "pae_extended_cr3"               unimplemented;
-                4  "architectural_iopl"             unimplemented;
-                5  "runstate_update_flag"           unimplemented;
-                32 "m2p_strict"                     unimplemented;
+                0  "4gb_segments"                   implemented;
+                1  "4gb_segments_notify"            implemented;
+                2  "writable_pagetables"            implemented;
+                3  "pae_extended_cr3"               implemented;
+                4  "architectural_iopl"             implemented;
+                5  "runstate_update_flag"           implemented;
+                32 "m2p_strict"                     implemented;
             }
             VcpuOp {
-                0  "initialise"                     unimplemented;
-                1  "up"                             unimplemented;
-                2  "down"                           unimplemented;
-                3  "is_up"                          unimplemented;
-                4  "get_runstate_info"              unimplemented;
-                5  "register_runstate_memory_area"  unimplemented;
-                6  "set_periodic_timer"             unimplemented;
-                7  "stop_periodic_timer"            unimplemented;
-                8  "set_singleshot_timer"           unimplemented;
-                9  "stop_singleshot_timer"          unimplemented;
-                10 "register_vcpu_info"             unimplemented;
-                11 "send_nmi"                       unimplemented;
-                12 "get_physid"                     unimplemented;
-                13 "register_vcpu_time_memory_area" unimplemented;
+                0  "initialise"                     implemented;
+                1  "up"                             implemented;
+                2  "down"                           implemented;
+                3  "is_up"                          implemented;
+                4  "get_runstate_info"              implemented;
+                5  "register_runstate_memory_area"  implemented;
+                6  "set_periodic_timer"             implemented;
+                7  "stop_periodic_timer"            implemented;
+                8  "set_singleshot_timer"           implemented;
+                9  "stop_singleshot_timer"          implemented;
+                10 "register_vcpu_info"             implemented;
+                11 "send_nmi"                       implemented;
+                12 "get_physid"                     implemented;
+                13 "register_vcpu_time_memory_area" implemented;
             }
             SetSegmentBase {
-                0  "fs"                             unimplemented;
-                1  "gs_user"                        unimplemented;
-                2  "gs_kernel"                      unimplemented;
-                3  "gs_user_sel"                    unimplemented;
+                0  "fs"                             implemented;
+                1  "gs_user"                        implemented;
+                2  "gs_kernel"                      implemented;
+                3  "gs_user_sel"                    implemented;
             }
             MmuextOp {
-                0  "pin_l1_table"                   unimplemented;
-                1  "pin_l2_table"                   unimplemented;
-                2  "pin_l3_table"                   unimplemented;
-                3  "pin_l4_table"                   unimplemented;
-                4  "unpin_table"                    unimplemented;
-                5  "new_baseptr"                    unimplemented;
-                6  "tlb_flush_local"                unimplemented;
-                7  "invlpg_local"                   unimplemented;
-                8  "tlb_flush_multi"                unimplemented;
-                9  "invlpg_multi"                   unimplemented;
-                10 "tlb_flush_all"                  unimplemented;
-                11 "invlpg_all"                     unimplemented;
-                12 "flush_cache"                    unimplemented;
-                13 "set_ldt"                        unimplemented;
-                15 "new_user_baseptr"               unimplemented;
-                16 "clear_page"                     unimplemented;
-                17 "copy_page"                      unimplemented;
-                18 "flush_cache_global"             unimplemented;
+                0  "pin_l1_table"                   implemented;
+                1  "pin_l2_table"                   implemented;
+                2  "pin_l3_table"                   implemented;
+                3  "pin_l4_table"                   implemented;
+                4  "unpin_table"                    implemented;
+                5  "new_baseptr"                    implemented;
+                6  "tlb_flush_local"                implemented;
+                7  "invlpg_local"                   implemented;
+                8  "tlb_flush_multi"                implemented;
+                9  "invlpg_multi"                   implemented;
+                10 "tlb_flush_all"                  implemented;
+                11 "invlpg_all"                     implemented;
+                12 "flush_cache"                    implemented;
+                13 "set_ldt"                        implemented;
+                15 "new_user_baseptr"               implemented;
+                16 "clear_page"                     implemented;
+                17 "copy_page"                      implemented;
+                18 "flush_cache_global"             implemented;
                 19 "mark_super"                     unimplemented;
                 20 "unmark_super"                   unimplemented;
             }
             NmiOp {
-                0  "register_callback"              unimplemented;
-                1  "unregister_callback"            unimplemented;
+                0  "register_callback"              implemented;
+                1  "unregister_callback"            implemented;
             }
             SchedOp {
-                0  "yield"                          unimplemented;
-                1  "block"                          unimplemented;
-                2  "shutdown"                       unimplemented;
-                3  "poll"                           unimplemented;
-                4  "remote_shutdown"                unimplemented;
-                5  "shutdown_code"                  unimplemented;
-                6  "watchdog"                       unimplemented;
+                0  "yield"                          implemented;
+                1  "block"                          implemented;
+                2  "shutdown"                       implemented;
+                3  "poll"                           implemented;
+                4  "remote_shutdown"                implemented;
+                5  "shutdown_code"                  implemented;
+                6  "watchdog"                       implemented;
                 7  "pin_override"                   unimplemented;
             }
             CallbackOp {
-                0  "register"                       unimplemented;
-                1  "unregister"                     unimplemented;
+                0  "register"                       implemented;
+                1  "unregister"                     implemented;
             }
             EventChannelOp {
-                0  "bind_interdomain"               unimplemented;
-                1  "bind_virq"                      unimplemented;
-                2  "bind_pirq"                      unimplemented;
-                3  "close"                          unimplemented;
-                4  "send"                           unimplemented;
-                5  "status"                         unimplemented;
-                6  "alloc_unbound"                  unimplemented;
-                7  "bind_ipi"                       unimplemented;
-                8  "bind_vcpu"                      unimplemented;
-                9  "unmask"                         unimplemented;
-                10 "reset"                          unimplemented;
-                11 "init_control"                   unimplemented;
-                12 "expand_array"                   unimplemented;
-                13 "set_priority"                   unimplemented;
+                0  "bind_interdomain"               implemented;
+                1  "bind_virq"                      implemented;
+                2  "bind_pirq"                      implemented;
+                3  "close"                          implemented;
+                4  "send"                           implemented;
+                5  "status"                         implemented;
+                6  "alloc_unbound"                  implemented;
+                7  "bind_ipi"                       implemented;
+                8  "bind_vcpu"                      implemented;
+                9  "unmask"                         implemented;
+                10 "reset"                          implemented;
+                11 "init_control"                   implemented;
+                12 "expand_array"                   implemented;
+                13 "set_priority"                   implemented;
             }
             PhysdevOp {
                 4  "irq_unmask_notify"              unimplemented;
-                5  "irq_status_query"               unimplemented;
-                6  "set_iopl"                       unimplemented;
-                7  "set_iobitmap"                   unimplemented;
-                8  "apic_read"                      unimplemented;
-                9  "apic_write"                     unimplemented;
-                10 "alloc_irq_vector"               unimplemented;
-                11 "free_irq_vector"                unimplemented;
-                12 "eoi"                            unimplemented;
-                13 "map_pirq"                       unimplemented;
-                14 "unmap_pirq"                     unimplemented;
-                15 "manage_pci_add"                 unimplemented;
-                16 "manage_pci_remove"              unimplemented;
-                17 "pirq_eoi_gmfn_v1"               unimplemented;
-                19 "restore_msi"                    unimplemented;
-                20 "manage_pci_add_ext"             unimplemented;
-                21 "setup_gsi"                      unimplemented;
-                23 "get_free_pirq"                  unimplemented;
-                24 "pci_mmcfg_reserved"             unimplemented;
-                25 "pci_device_add"                 unimplemented;
-                26 "pci_device_remove"              unimplemented;
-                27 "restore_msi_ext"                unimplemented;
-                28 "pirq_eoi_gmfn_v2"               unimplemented;
+                5  "irq_status_query"               implemented;
+                6  "set_iopl"                       implemented;
+                7  "set_iobitmap"                   implemented;
+                8  "apic_read"                      implemented;
+                9  "apic_write"                     implemented;
+                10 "alloc_irq_vector"               implemented;
+                11 "free_irq_vector"                implemented;
+                12 "eoi"                            implemented;
+                13 "map_pirq"                       implemented;
+                14 "unmap_pirq"                     implemented;
+                15 "manage_pci_add"                 implemented;
+                16 "manage_pci_remove"              implemented;
+                17 "pirq_eoi_gmfn_v1"               implemented;
+                19 "restore_msi"                    implemented;
+                20 "manage_pci_add_ext"             implemented;
+                21 "setup_gsi"                      implemented;
+                23 "get_free_pirq"                  implemented;
+                24 "pci_mmcfg_reserved"             implemented;
+                25 "pci_device_add"                 implemented;
+                26 "pci_device_remove"              implemented;
+                27 "restore_msi_ext"                implemented;
+                28 "pirq_eoi_gmfn_v2"               implemented;
                 29 "dbgp_op"                        unimplemented;
-                30 "prepare_msix"                   unimplemented;
-                31 "release_msix"                   unimplemented;
+                30 "prepare_msix"                   implemented;
+                31 "release_msix"                   implemented;
             }
         }
     };

@@ -10,5 +10,6 @@ pub mod paths;
 pub mod run;
 pub mod setup;
 pub mod sh;
+pub mod survey;
 pub mod stats;
 pub mod test;
