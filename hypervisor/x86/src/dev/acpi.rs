@@ -90,7 +90,7 @@ pub enum Register {
 }
 
 /// What the tables say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Platform {
     /// Machine address of the local APICs.
     pub local_apic: u64,
@@ -285,8 +285,30 @@ fn table(source: &impl Source, address: u64) -> Option<(SdtHeader, &[u8])> {
 }
 
 impl Platform {
+    /// Nothing is known. As a constant, because the record is too large for a stack.
+    pub const EMPTY: Platform = Platform {
+        local_apic: 0,
+        has_pic: true,
+        processors: ArrayVec::new_const(),
+        io_apics: ArrayVec::new_const(),
+        overrides: ArrayVec::new_const(),
+        nmi_gsis: ArrayVec::new_const(),
+        local_nmis: ArrayVec::new_const(),
+        pm_timer: None,
+        hpet: None,
+        mm_configs: ArrayVec::new_const(),
+        pm1_control: [None; 2],
+        pm1_event: [None; 2],
+        sleep_control: None,
+        reset: None,
+        sci: 0,
+        century: None,
+        no_vga: false,
+        no_cmos_clock: false,
+    };
+
     /// Reads the tables. `rsdp` is the root pointer that the loader copied; without one the BIOS area is searched.
-    pub fn discover<S: Source>(rsdp: &[u8], source: S) -> Result<Platform, Error> {
+    pub fn discover<S: Source>(&mut self, rsdp: &[u8], source: S) -> Result<(), Error> {
         let (revision, root) = if rsdp.is_empty() {
             root_pointer(&scan(&source).ok_or(Error::NoRootPointer)?)?
         } else {
@@ -300,7 +322,6 @@ impl Platform {
         // SAFETY: the root table is at this address, whole and with a right checksum.
         let tables = unsafe { AcpiTables::from_rsdt(mapper.clone(), revision, root as usize) }
             .map_err(|_| Error::BadRootTable)?;
-        let mut out = Platform { has_pic: true, ..Platform::default() };
         let mut has_madt = false;
         for address in tables.table_entries().take(MAX_TABLES) {
             let Some((header, bytes)) = table(&source, address as u64) else {
@@ -309,19 +330,19 @@ impl Platform {
             };
             let used = match header.signature {
                 Signature::MADT if !has_madt => {
-                    has_madt = out.read_madt(&mapper, address, bytes);
+                    has_madt = self.read_madt(&mapper, address, bytes);
                     has_madt
                 }
-                Signature::FADT => out.read_fadt(bytes),
-                Signature::HPET if out.hpet.is_none() => out.read_hpet(bytes),
-                Signature::MCFG => out.read_mcfg(&mapper, address, bytes),
+                Signature::FADT => self.read_fadt(bytes),
+                Signature::HPET if self.hpet.is_none() => self.read_hpet(bytes),
+                Signature::MCFG => self.read_mcfg(&mapper, address, bytes),
                 _ => true,
             };
             if !used {
                 log::warn!("ACPI: the table at {address:#x} makes no sense and is ignored");
             }
         }
-        if has_madt { Ok(out) } else { Err(Error::NoMadt) }
+        if has_madt { Ok(()) } else { Err(Error::NoMadt) }
     }
 
     fn read_madt<S: Source>(&mut self, mapper: &Mapper<S>, address: usize, bytes: &[u8]) -> bool {

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use hv_core::platform::op::Efi;
-use spin::{Mutex, Once};
+use spin::{Mutex, MutexGuard, Once};
 
 use super::acpi::{self, Platform, Source};
 use super::efi;
@@ -12,7 +12,9 @@ use crate::mem;
 /// Tables outside the direct map that were mapped to be read; mappings are for good.
 static MAPPED: Mutex<ArrayVec<(u64, usize, usize), 128>> = Mutex::new(ArrayVec::new_const());
 
-static PLATFORM: Once<Platform> = Once::new();
+/// Filled in place and then never written again.
+static STORE: Mutex<Platform> = Mutex::new(Platform::EMPTY);
+static PLATFORM: Once<&'static Platform> = Once::new();
 static EFI: Once<Option<Efi>> = Once::new();
 
 /// The machine's memory, as far as the direct map shows it, and mappings of the rest.
@@ -62,13 +64,18 @@ pub fn init(info: &Info) -> Result<&'static Platform, acpi::Error> {
     let found = efi.as_ref().filter(|_| info.rsdp.is_empty());
     let pointer = found.and_then(|efi| efi::root_pointer(efi, &machine));
     let rsdp = pointer.as_ref().map_or(info.rsdp.as_slice(), |bytes| bytes.as_slice());
-    let platform = Platform::discover(rsdp, machine)?;
-    Ok(PLATFORM.call_once(|| platform))
+    if let Some(platform) = PLATFORM.get() {
+        return Ok(platform);
+    }
+    let mut store = STORE.lock();
+    store.discover(rsdp, machine)?;
+    // The lock is never given back: what it held is read by everybody from now on.
+    Ok(PLATFORM.call_once(|| MutexGuard::leak(store)))
 }
 
 /// What ACPI says, once read.
 pub fn platform() -> Option<&'static Platform> {
-    PLATFORM.get()
+    PLATFORM.get().copied()
 }
 
 /// What EFI says, on an EFI machine.

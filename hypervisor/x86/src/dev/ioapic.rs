@@ -1,6 +1,5 @@
 //! I/O APICs: one redirection entry a pin.
 
-use arrayvec::ArrayVec;
 use hv_core::physdev::Polarity;
 use hv_core::pirq::Trigger;
 use spin::{Mutex, Once};
@@ -56,16 +55,22 @@ pub struct Pin {
     pin: u8,
 }
 
-static IO_APICS: Once<ArrayVec<IoApic, 16>> = Once::new();
+/// One place each, because the records are too large for a stack together.
+static IO_APICS: [Once<IoApic>; 16] = [const { Once::new() }; 16];
 
-fn io_apics() -> &'static [IoApic] {
-    IO_APICS.get().map_or(&[], |all| all.as_slice())
+fn io_apics() -> impl Iterator<Item = &'static IoApic> {
+    IO_APICS.iter().map_while(Once::get)
 }
 
 /// Maps all I/O APICs and masks every pin. Returns how many GSIs there are: one more than the highest.
 pub fn init(platform: &acpi::Platform) -> u32 {
-    let all = IO_APICS.call_once(|| platform.io_apics.iter().filter_map(open).collect());
-    all.iter().map(|apic| apic.gsi_base.saturating_add(apic.pins)).max().unwrap_or(0)
+    let mut places = IO_APICS.iter();
+    for apic in platform.io_apics.iter().filter_map(open) {
+        if let Some(place) = places.next() {
+            place.call_once(|| apic);
+        }
+    }
+    io_apics().map(|apic| apic.gsi_base.saturating_add(apic.pins)).max().unwrap_or(0)
 }
 
 fn open(found: &acpi::IoApic) -> Option<IoApic> {
@@ -90,7 +95,7 @@ fn open(found: &acpi::IoApic) -> Option<IoApic> {
 
 /// The pin of a GSI.
 pub fn pin(gsi: u32) -> Option<Pin> {
-    io_apics().iter().enumerate().find_map(|(n, apic)| {
+    io_apics().enumerate().find_map(|(n, apic)| {
         let pin = gsi.checked_sub(apic.gsi_base).filter(|pin| *pin < apic.pins)?;
         Some(Pin { apic: n as u8, pin: pin as u8 })
     })
@@ -98,7 +103,7 @@ pub fn pin(gsi: u32) -> Option<Pin> {
 
 impl Pin {
     fn with(self, f: impl FnOnce(&mut Io, usize)) {
-        if let Some(apic) = io_apics().get(usize::from(self.apic)) {
+        if let Some(apic) = IO_APICS.get(usize::from(self.apic)).and_then(Once::get) {
             f(&mut apic.io.lock(), usize::from(self.pin));
         }
     }
@@ -134,23 +139,23 @@ impl Pin {
 
 /// Reads a register of the I/O APIC at a machine address, for dom0; `None`: there is none.
 pub fn read(address: u64, register: u32) -> Option<u32> {
-    let apic = io_apics().iter().find(|apic| apic.address == address)?;
+    let apic = io_apics().find(|apic| apic.address == address)?;
     (register < ENTRIES + 2 * apic.pins).then(|| apic.io.lock().read(register))
 }
 
 /// The GSI whose entry's low word is this register; `None` for another register.
 pub fn gsi_of_register(address: u64, register: u32) -> Option<u32> {
-    let apic = io_apics().iter().find(|apic| apic.address == address)?;
+    let apic = io_apics().find(|apic| apic.address == address)?;
     let index = register.checked_sub(ENTRIES).filter(|n| n / 2 < apic.pins)?;
     index.is_multiple_of(2).then_some(apic.gsi_base + index / 2)
 }
 
 /// True if there is an I/O APIC at this machine address.
 pub fn exists(address: u64) -> bool {
-    io_apics().iter().any(|apic| apic.address == address)
+    io_apics().any(|apic| apic.address == address)
 }
 
 /// Machine addresses of the pages that dom0 must not map writable.
 pub fn pages() -> impl Iterator<Item = u64> {
-    io_apics().iter().map(|apic| apic.address & !0xfff)
+    io_apics().map(|apic| apic.address & !0xfff)
 }
