@@ -233,7 +233,8 @@ impl Domains for Sim {
         (vcpu < 2).then_some(u32::from(domain.0) * 2 + vcpu)
     }
     fn hypervisor_slots(&self, domain: DomId) -> [u64; 16] {
-        core::array::from_fn(|slot| 0xdead_0000_0000_0000 | u64::from(domain.0) << 16 | slot as u64)
+        // Present entries that name a frame of the hypervisor, each a little different.
+        core::array::from_fn(|slot| 1 << 12 | 0x63 | (slot as u64) << 52 | u64::from(domain.0) << 56)
     }
     fn check_descriptor(&self, descriptor: u64) -> Option<u64> {
         let (present, segment, dpl) = (1 << 47, 1 << 44, 3 << 45);
