@@ -9,6 +9,8 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// One instruction at a time costs wall time.
+const ICOUNT_LIMIT: Duration = Duration::from_secs(300);
 const OPTIONS: &str = "com1=115200,8n1 console=com1 loglvl=none guest_loglvl=none";
 const HELP: &str = "\
 usage: cargo xtask guests [--xen | --xenolith] [--record] [--cpu MODEL] [--memory MIB] [--append OPTIONS]
@@ -39,12 +41,20 @@ pub struct Options {
     pub memory: u32,
     /// Options for the hypervisor behind the usual ones.
     pub append: String,
+    /// Virtual time is instructions executed, a nanosecond each: for measurements.
+    pub icount: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         // Answers may depend on the CPU: the expected ones are of this model.
-        Options { on: On::Xenolith, cpu: "qemu64".to_owned(), memory: 512, append: String::new() }
+        Options {
+            on: On::Xenolith,
+            cpu: "qemu64".to_owned(),
+            memory: 512,
+            append: String::new(),
+            icount: false,
+        }
     }
 }
 
@@ -136,7 +146,7 @@ impl Runner {
                 command.args(["-drive", &format!("format=raw,snapshot=on,file={}", disk.display())]);
             }
         }
-        let answer = listen(command);
+        let answer = listen(command, if self.options.icount { ICOUNT_LIMIT } else { LIMIT });
         let _ = std::fs::remove_file(&disk);
         answer
     }
@@ -172,6 +182,9 @@ impl Runner {
             "-no-reboot",
         ]);
         command.args(["-m", &self.options.memory.to_string(), "-serial", "stdio", "-net", "none"]);
+        if self.options.icount {
+            command.args(["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
+        }
         command
     }
 }
@@ -183,9 +196,9 @@ fn plain_xen(dir: &Path) -> Result<PathBuf> {
     Ok(plain)
 }
 
-fn listen(command: Command) -> Result<Answer> {
+fn listen(command: Command, limit: Duration) -> Result<Answer> {
     let mut console = Console::start(command)?;
-    let whole = console.wait_for("| end", LIMIT).is_ok();
+    let whole = console.wait_for("| end", limit).is_ok();
     let transcript = console.transcript();
     Ok(Answer { lines: lines_of(&transcript), transcript, whole })
 }

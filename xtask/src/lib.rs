@@ -1,6 +1,7 @@
 //! The project's verbs, one module each, and what they share. `tests/system` uses the machines from here.
 
 pub mod bench;
+pub mod bench_guest;
 pub mod build;
 pub mod console;
 pub mod guests;

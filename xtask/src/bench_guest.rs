@@ -1,0 +1,129 @@
+//! `bench-guest`: the hypervisor's short paths, measured by a tiny guest on Debian's Xen and on Xenolith, as instructions
+//! an operation, with the ratios and the bars that they are held to.
+
+use crate::guests::{On, Options, Runner};
+use anyhow::{Context, Result, bail, ensure};
+use std::process::ExitCode;
+
+const GUEST: &str = "measure";
+const HELP: &str = "\
+usage: cargo xtask bench-guest [OPTION]...
+
+Boots tests/guests' `measure` as dom0's kernel on Debian's Xen 4.17 and on Xenolith under QEMU's -icount, and prints
+what each operation takes, in instructions, and the ratio. A `bar` is the ratio that must not be exceeded.
+
+  --on LIST       xen,xenolith (both)
+  --cpu MODEL     QEMU's CPU model (qemu64)
+  --check         fail if a ratio is above its bar
+  --verbose       print the serial lines
+";
+
+/// Ratios that must not be exceeded; for the rest 1.00.
+const BARS: [(&str, f64); 6] = [
+    ("unimplemented", 0.60),
+    ("mmu_update_batch", 0.60),
+    ("mmu_update_batch_same", 0.60),
+    ("pin_unpin_l1", 0.60),
+    ("page_fault_iret", 0.60),
+    ("ptwr", 0.50),
+];
+
+fn bar(row: &str) -> f64 {
+    BARS.iter().find(|bar| bar.0 == row).map_or(1.0, |bar| bar.1)
+}
+
+type Rows = Vec<(String, u64)>;
+
+/// The verb.
+pub fn run(args: &[String]) -> Result<ExitCode> {
+    let mut options = Options { icount: true, ..Options::default() };
+    let (mut on, mut check, mut verbose) = (vec![On::Xen, On::Xenolith], false, false);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--on" => on = value()?.split(',').map(hypervisor).collect::<Result<_>>()?,
+            "--cpu" => options.cpu = value()?.clone(),
+            "--check" => check = true,
+            "--verbose" => verbose = true,
+            "--help" | "-h" => {
+                print!("{HELP}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            _ => bail!("unknown option {arg}\n{HELP}"),
+        }
+    }
+    let mut columns = Vec::new();
+    for on in on {
+        let answer = Runner::new(Options { on, ..options.clone() })?.run(GUEST)?;
+        if verbose || !answer.whole {
+            eprintln!("--- the serial line ---\n{}\n--- end ---", answer.transcript.trim_end());
+        }
+        ensure!(answer.whole, "the measurement did not end on {on:?}; the serial line is above");
+        columns.push((on, rows(&answer.lines)?));
+    }
+    let (text, above) = table(&columns);
+    print!("{text}");
+    if !above.is_empty() {
+        println!("above their bars: {}", above.join(", "));
+    }
+    Ok(ExitCode::from(u8::from(check && !above.is_empty())))
+}
+
+fn hypervisor(text: &str) -> Result<On> {
+    match text {
+        "xen" => Ok(On::Xen),
+        "xenolith" => Ok(On::Xenolith),
+        _ => bail!("{text} is not one of xen, xenolith"),
+    }
+}
+
+fn rows(lines: &str) -> Result<Rows> {
+    let rows = lines.lines().filter_map(|line| line.strip_prefix("BENCH "));
+    rows.map(|row| {
+        let (name, number) = row.split_once(' ').with_context(|| format!("bad row {row}"))?;
+        Ok((name.to_owned(), number.trim().parse().with_context(|| format!("bad row {row}"))?))
+    })
+    .collect()
+}
+
+/// The table, and the rows above their bars.
+fn table(columns: &[(On, Rows)]) -> (String, Vec<String>) {
+    let column = |on| columns.iter().find(|column| column.0 == on).map(|column| &column.1);
+    let cell = |on, name: &str| {
+        let row = column(on)?.iter().find(|row| row.0 == name)?;
+        Some(row.1)
+    };
+    let show = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
+    let mut text =
+        format!("{:<26}{:>8}{:>10}{:>8}{:>6}\n", "instructions", "xen", "xenolith", "ratio", "bar");
+    let mut above = Vec::new();
+    for (name, _) in columns.first().map_or(&[][..], |column| &column.1) {
+        let (xen, xenolith) = (cell(On::Xen, name), cell(On::Xenolith, name));
+        let ratio = xen.zip(xenolith).map(|(xen, xenolith)| xenolith as f64 / xen as f64);
+        if ratio.is_some_and(|ratio| ratio > bar(name)) {
+            above.push(name.clone());
+        }
+        let shown = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let (xen, xenolith) = (show(xen), show(xenolith));
+        text += &format!("{name:<26}{xen:>8}{xenolith:>10}{shown:>8}{:>6.2}\n", bar(name));
+    }
+    (text, above)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_ratios_and_names_rows_above_their_bars() {
+        let xen = rows("BENCH unimplemented 300\nother\nBENCH xen_version 400\n").unwrap();
+        let ours = rows("BENCH unimplemented 200\nBENCH xen_version 300\n").unwrap();
+        let (text, above) = table(&[(On::Xen, xen), (On::Xenolith, ours)]);
+        assert_eq!(above, ["unimplemented"], "0.67 is above 0.60, 0.75 is not above 1.00");
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["unimplemented", "300", "200", "0.67", "0.60"]);
+        assert_eq!(lines[2], ["xen_version", "400", "300", "0.75", "1.00"]);
+        assert!(rows("BENCH x y\n").is_err());
+    }
+}
