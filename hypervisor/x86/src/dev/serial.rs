@@ -8,7 +8,7 @@ use uart_16550::spec::registers::{IER, Parity as UartParity, WordLength};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 use super::acpi::Platform;
-use super::{apic, irq, vector};
+use super::{irq, vector};
 use crate::cpu;
 
 /// How often the line is asked whether it can take more. A queue of characters takes 16 ms at 9600 bits a second, and
@@ -159,15 +159,13 @@ pub fn enable_interrupt(settings: &Settings, platform: &Platform) -> bool {
     true
 }
 
-/// The line interrupts. True if there are characters to [`read`].
+/// The line interrupts; the caller acknowledges. True if there are characters to [`read`].
 pub fn on_interrupt() -> bool {
     if let Some(line) = LINE.lock().as_mut() {
         // Reading the cause ends an interrupt that no character explains.
         let _ = line.uart.isr();
     }
-    let any = poll();
-    apic::eoi();
-    any
+    poll()
 }
 
 /// Lets a hypervisor fault print although the code that faulted may hold the lock.
