@@ -359,3 +359,26 @@ fn an_interrupted_release_is_finished_and_an_interrupted_pin_goes_on() {
     assert_eq!(act(&world, GUEST, ext(MMUEXT_UNPIN_TABLE, own[12])), Ok(0));
     assert!(!world.frames().is_table(Mfn(own[5]), 1));
 }
+
+/// The same over three levels: what is below the table that was left half-way is not forgotten.
+#[test]
+fn an_interrupted_release_reaches_the_lowest_tables() {
+    let world = World::new();
+    let own = frames(&world, GUEST);
+    let (l3, l2) = (own[12], own[13]);
+    for (n, index) in (5..9).zip(0..) {
+        act(&world, GUEST, update(own[3], n, 0)).unwrap();
+        act(&world, GUEST, update(l2, index, own[n] << 12 | 7)).unwrap();
+    }
+    act(&world, GUEST, update(l3, 4, l2 << 12 | 7)).unwrap();
+    act(&world, GUEST, update(l3, 9, own[2] << 12 | 7)).unwrap();
+    for hurry in [0, u64::MAX, 0xaaaa_aaaa_aaaa_aaaa, 0x8888_8888_8888_8888, 0x1] {
+        world.sim.hurry.store(hurry, SeqCst);
+        assert_eq!(act(&world, GUEST, ext(MMUEXT_PIN_L3_TABLE, l3)), Ok(0));
+        assert!(world.frames().is_table(Mfn(own[5]), 1) && world.frames().is_table(Mfn(l2), 2));
+        assert_eq!(act(&world, GUEST, ext(MMUEXT_UNPIN_TABLE, l3)), Ok(0));
+        for mfn in [l3, l2, own[5], own[6], own[7], own[8]] {
+            assert_eq!(world.frames().peek(Mfn(mfn)).unwrap().types(), 0, "hurry {hurry:#x}: {mfn:#x}");
+        }
+    }
+}

@@ -37,7 +37,7 @@ fn frames(world: &World) -> Vec<u64> {
 }
 
 fn entry(own: &[u64], index: u64, value: u64) -> [u64; 2] {
-    [own[3] << 12 | index * 8, value]
+    [(own[3] << 12) | (index * 8), value]
 }
 
 #[test]

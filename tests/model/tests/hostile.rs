@@ -53,7 +53,7 @@ fn act(world: &World, cpu: usize, dice: Dice) -> Act {
         0..6 => Act::Update(MMU_NORMAL_PT_UPDATE, target, index, value, foreign),
         6 => Act::Update(wide % 8, target, index, value, foreign),
         7 => Act::Update(MMU_PT_UPDATE_PRESERVE_AD, target, index, value, foreign),
-        8 | 9 => Act::UpdateVa(va, value, wide % 7 | mask.unwrap_or(0)),
+        8 | 9 => Act::UpdateVa(va, value, (wide % 7) | mask.unwrap_or(0)),
         10 => Act::UpdateVaOther(va, value, foreign as u16),
         11..16 => Act::Ext(MMUEXT_PIN_L1_TABLE + u32::from(c % 4), target, 0, foreign),
         16..18 => Act::Ext(MMUEXT_UNPIN_TABLE, pinned(world, b).unwrap_or(target), 0, foreign),
@@ -65,7 +65,7 @@ fn act(world: &World, cpu: usize, dice: Dice) -> Act {
         23 => Act::Trapped(target, usize::from(c), 1 << (b & 3), value),
         24 => Act::TrappedExchange(target, usize::from(c & 7) * 8, value),
         25 => Act::SetGdt(target),
-        26 => Act::Descriptor(target << 12 | u64::from(c & 3) * 8, wide),
+        26 => Act::Descriptor((target << 12) | (u64::from(c & 3) * 8), wide),
         27 if c & 1 == 0 => Act::Ext(MMUEXT_SET_LDT, va & !0xfff, 512, foreign),
         27 => Act::LdtFault(u64::from(c)),
         28 | 29 => Act::Store(usize::from(a), index, value),
@@ -103,9 +103,12 @@ fn table_of(world: &World, level: u32, die: u8) -> Option<u64> {
     (u64::from(die)..96).chain(0..96).find(|&mfn| world.frames().is_table(Mfn(mfn), level))
 }
 
+/// General and type references, the pin, the type in use, and the words of a frame.
+type Picture = (u64, u64, bool, Option<Kind>, Vec<u64>);
+
 /// All that an error must leave as it is: counts, types in use, and the contents of memory apart from bits that
 /// the hypervisor adds to valid entries.
-fn picture(world: &World) -> Vec<(u64, u64, bool, Option<Kind>, Vec<u64>)> {
+fn picture(world: &World) -> Vec<Picture> {
     let frames = world.frames();
     let bits = !(Pte::USER | Pte::GLOBAL | Pte::GUEST_KERNEL | Pte::ACCESSED);
     let of = |mfn| {

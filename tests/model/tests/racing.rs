@@ -44,7 +44,8 @@ fn counts_are_right_after_cpus_raced() {
                     let mut dice = round * 7919 + cpu as u64;
                     for _ in 0..400 {
                         // Domain 2 names domain 1's frames as often as its own.
-                        let named = if cpu == 4 && random(&mut dice) % 2 == 0 { foreign } else { own };
+                        let named =
+                            if cpu == 4 && random(&mut dice).is_multiple_of(2) { foreign } else { own };
                         _ = world.act(cpu, &act(named, &mut dice));
                     }
                 });
