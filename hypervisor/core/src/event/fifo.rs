@@ -177,7 +177,12 @@ impl DomainEvents {
             }
             return;
         }
-        log::warn!("{}: port {port}: event lost, its queue changed too often", self.dom);
+        self.lost(port);
+    }
+
+    #[cold]
+    fn lost(&self, port: Port) {
+        log::warn!("d{}: port {port}: event lost, its queue changed too often", self.dom.0);
     }
 
     /// Sets the word pending and queues it if that is due. Answers whether it was not pending before, and whether
