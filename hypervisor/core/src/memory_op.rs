@@ -209,7 +209,8 @@ impl<'a, P: MemoryPorts, G: GuestSpace> Call<'a, '_, P, G> {
         let domain = self.domain(dom)?;
         let shared = self.mmu.port.shared_info(domain.id).ok_or(Errno::ESRCH)?;
         let max_pfn = self.mmu.port.load64(shared, shared_offset::ARCH / 8);
-        Ok(max_pfn.wrapping_sub(1) as i64)
+        // It counts frames; of none the highest is 0.
+        Ok(max_pfn.saturating_sub(1) as i64)
     }
 
     fn machphys_list(&self, mut op: XenMachphysMfnList, arg: GuestVa) -> Result<i64, Errno> {

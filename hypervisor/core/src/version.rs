@@ -64,7 +64,7 @@ fn features(caller: &Caller) -> u32 {
         | 1 << XENFEAT_MMU_PT_UPDATE_PRESERVE_AD
         | 1 << XENFEAT_HIGHMEM_ASSIST
         | 1 << XENFEAT_GNTTAB_MAP_AVAIL_BITS
-        | 1 << XENFEAT_NOT_DIRECT_MAPPED;
+        | 1 << XENFEAT_DIRECT_MAPPED;
     if caller.initial {
         map |= 1 << XENFEAT_DOM0;
     }
@@ -146,8 +146,7 @@ fn build_id<G: GuestSpace>(
         if (head.len as usize) < id.len() {
             return Err(Errno::ENOBUFS.into());
         }
-        head.len = id.len() as u32;
-        guest.write(argument, head.as_bytes())?;
+        // The length is the answer; the structure's own stays what the guest wrote.
         guest.write(GuestVa(argument.0.wrapping_add(size_of::<XenBuildId>() as u64)), id)?;
     }
     Ok(id.len() as u64)
@@ -200,9 +199,9 @@ mod tests {
     fn dom0_sees_the_features_of_the_reference_and_a_domu_no_dom0() {
         let s = space();
         assert_eq!(xen_version(&s, &ID, &DOM0, XENVER_GET_FEATURES, GuestVa(8)), Ok(0));
-        assert_eq!(s.0.borrow()[12..16], 0x128e0u32.to_le_bytes());
+        assert_eq!(s.0.borrow()[12..16], 0x228e0u32.to_le_bytes());
         xen_version(&s, &ID, &DOMU, XENVER_GET_FEATURES, GuestVa(8)).unwrap();
-        assert_eq!(s.0.borrow()[12..16], 0x120e0u32.to_le_bytes());
+        assert_eq!(s.0.borrow()[12..16], 0x220e0u32.to_le_bytes());
         s.0.borrow_mut()[8] = 1;
         assert_eq!(
             xen_version(&s, &ID, &DOM0, XENVER_GET_FEATURES, GuestVa(8)),
@@ -230,7 +229,7 @@ mod tests {
         );
         s.0.borrow_mut()[8] = 20;
         assert_eq!(xen_version(&s, &ID, &DOM0, XENVER_BUILD_ID, GuestVa(8)), Ok(4));
-        assert_eq!(s.0.borrow()[8..16], [4, 0, 0, 0, 1, 2, 3, 4]);
+        assert_eq!(s.0.borrow()[8..16], [20, 0, 0, 0, 1, 2, 3, 4]);
         assert_eq!(
             xen_version(&s, &ID, &DOMU, XENVER_BUILD_ID, GuestVa(8)),
             Err(CallError::Errno(Errno::EPERM))

@@ -31,7 +31,7 @@ use crate::paging::{self, Area, HEAP, mmu};
 use crate::percpu::{self, this_cpu};
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
-use crate::{console, cpuid, desc, dom0, entry, features, guest, heap, host, power, println, switch};
+use crate::{console, cpuid, desc, dom0, entry, features, guest, heap, host, hub, power, println, switch};
 
 static INFO: Once<Info> = Once::new();
 
@@ -363,6 +363,8 @@ fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
     unsafe { place.write(regs) };
     let queued = cpu.queue.lock().add(Runner(vcpu), DEFAULT_WEIGHT, time::now());
     vcpu.sched.release(Reasons::DOWN);
+    vcpu.timers.lock().come_up(&mut cpu.timers.lock(), time::now());
+    hub::arm_timer();
     if let Ok(slot) = queued {
         let mut queue = cpu.queue.lock();
         queue.wake(slot, time::now());

@@ -273,6 +273,7 @@ fn queries() {
     assert_eq!(rig.raw(1, u64::from(XENMEM_MAXIMUM_RAM_PAGE) | 1 << 6, ARG), refused(Errno::EINVAL));
     assert_eq!(rig.call(1, XENMEM_CURRENT_RESERVATION, nobody), refused(Errno::ESRCH));
     assert_eq!(rig.call(1, XENMEM_MAXIMUM_RESERVATION, XenMemoryDomain { domid: 0 }), refused(Errno::EPERM));
+    assert_eq!(rig.call(0, XENMEM_MAXIMUM_GPFN, XenMemoryDomain { domid: 0 }), Ok(0));
     rig.machine.store64(Mfn(10), shared_offset::ARCH / 8, 77);
     assert_eq!(rig.call(0, XENMEM_MAXIMUM_GPFN, XenMemoryDomain { domid: 0 }), Ok(76));
     assert_eq!(rig.raw(0, XENMEM_MACHPHYS_MAPPING.into(), ARG), Ok(0));

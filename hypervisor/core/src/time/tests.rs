@@ -124,6 +124,20 @@ fn a_periodic_timer_skips_what_it_missed() {
 }
 
 #[test]
+fn a_vcpu_comes_up_with_a_periodic_timer_unless_it_was_stopped() {
+    let mut queue = TimerQueue::new();
+    let mut timers = VcpuTimers::add(&mut queue, DomId(0), VcpuId(0)).unwrap();
+    assert_eq!(queue.deadline(), None);
+    timers.come_up(&mut queue, 5);
+    assert_eq!(queue.deadline(), Some(10 * MILLISECOND + 5));
+    timers.come_up(&mut queue, 7);
+    assert_eq!(queue.deadline(), Some(10 * MILLISECOND + 5), "it runs already");
+    timers.stop_periodic(&mut queue);
+    timers.come_up(&mut queue, 9);
+    assert_eq!(queue.deadline(), None);
+}
+
+#[test]
 fn set_timer_op_understands_wrapped_timeouts() {
     let now = 1 << 40;
     assert_eq!(timer_op(0, now), TimerCommand::Stop);

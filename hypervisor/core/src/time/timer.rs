@@ -94,13 +94,15 @@ pub struct VcpuTimers {
     period: u64,
 }
 
+/// Period that a vCPU has until it asks for another, or for none.
+const FIRST_PERIOD: u64 = 10 * MILLISECOND;
 /// Shortest period of a periodic timer.
 const MIN_PERIOD: u64 = MILLISECOND;
 /// Longest period: what is left of a signed system time (`STIME_DELTA_MAX` for tools that look).
 const MAX_PERIOD: u64 = (1 << 63) / 2 - 1;
 
 impl VcpuTimers {
-    /// Adds a vCPU's timers to a queue. `-ENOMEM`: no room, and nothing added.
+    /// Adds a vCPU's timers to a queue, none of them running. `-ENOMEM`: no room, and nothing added.
     pub fn add(queue: &mut TimerQueue, dom: DomId, vcpu: VcpuId) -> Result<VcpuTimers, Errno> {
         let owner = |kind| Fired { dom, vcpu, kind };
         let singleshot = queue.add(owner(TimerKind::Singleshot))?;
@@ -111,7 +113,7 @@ impl VcpuTimers {
             queue.remove(singleshot);
             queue.remove(periodic);
         })?;
-        Ok(VcpuTimers { singleshot, periodic, poll, period: 0 })
+        Ok(VcpuTimers { singleshot, periodic, poll, period: FIRST_PERIOD })
     }
 
     /// Removes them, as when the vCPU goes.
@@ -133,6 +135,13 @@ impl VcpuTimers {
         }
         *self = new;
         Ok(())
+    }
+
+    /// The vCPU comes up: its periodic timer runs, unless the guest has stopped it.
+    pub fn come_up(&self, queue: &mut TimerQueue, now: u64) {
+        if self.period != 0 && queue.heap.key(self.periodic).is_none() {
+            queue.start(self.periodic, now.saturating_add(self.period));
+        }
     }
 
     /// `VCPUOP_set_periodic_timer`; `-EINVAL` if the period is below 1 ms or absurd.
