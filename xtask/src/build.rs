@@ -1,6 +1,6 @@
 //! `build`: the hypervisor for its own target, and the checks every image must pass.
 
-use crate::{paths, sh};
+use crate::{paths, sh, symbols};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,16 +52,17 @@ fn build_now() -> Result<Built> {
     let out = paths::out();
     std::fs::create_dir_all(&out)?;
     let built = Built { elf: out.join("xenolith"), gz: out.join("xenolith.gz") };
-    let elf = sh::read(&from)?;
+    let mut elf = sh::read(&from)?;
+    symbols::embed(&from, &mut elf)?;
     let unchanged = std::fs::read(&built.elf).is_ok_and(|old| old == elf) && built.gz.exists();
     if !unchanged {
         // The loaded file carries no symbols for the debugger; the ELF beside it does.
         let stripped = out.join(format!("stripped.{}", std::process::id()));
-        sh::quiet(Command::new("objcopy").arg("--strip-debug").arg(&from).arg(&stripped))?;
+        sh::write(&built.elf, &elf)?;
+        sh::quiet(Command::new("objcopy").arg("--strip-debug").arg(&built.elf).arg(&stripped))?;
         let gz = sh::output(Command::new("gzip").args(["-9", "-n", "-c"]).arg(&stripped));
         std::fs::remove_file(&stripped)?;
         sh::write(&built.gz, &gz?)?;
-        sh::write(&built.elf, &elf)?;
     }
     Ok(built)
 }

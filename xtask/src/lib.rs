@@ -12,5 +12,6 @@ pub mod run;
 pub mod setup;
 pub mod sh;
 pub mod survey;
+pub mod symbols;
 pub mod stats;
 pub mod test;

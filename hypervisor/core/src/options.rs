@@ -60,6 +60,8 @@ pub struct Options<'a> {
     pub max_cpus: Option<u32>,
     /// `vga=`, as written.
     pub vga: Option<&'a str>,
+    /// `selftest=fault`: the hypervisor faults on purpose, to show what that looks like.
+    pub fault: bool,
     /// Names nobody knows.
     pub unknown: ArrayVec<&'a str, MAX_UNKNOWN>,
     /// Values that could not be understood, with their names.
@@ -78,6 +80,7 @@ impl Default for Options<'_> {
             compat: (4, 17),
             max_cpus: None,
             vga: None,
+            fault: false,
             unknown: ArrayVec::new(),
             bad: ArrayVec::new(),
         }
@@ -139,6 +142,7 @@ impl<'a> Options<'a> {
             "maxcpus" => self.max_cpus = Some(value.parse().ok()?),
             "nosmp" => self.max_cpus = Some(1),
             "vga" => self.vga = Some(value),
+            "selftest" => self.fault = (value == "fault").then_some(true)?,
             _ if WITHOUT_EFFECT.contains(&name) => {}
             _ => {
                 let _ = self.unknown.try_push(name);

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
 
 use crate::cpu;
+use crate::dev::{serial, vga};
 
 /// Bytes of the ring (`conring_size=` of the reference defaults to 16 KiB).
 const RING: usize = 32 * 1024;
@@ -168,8 +169,16 @@ pub fn install(level: log::LevelFilter) {
 /// # Safety
 /// No other CPU prints, and this CPU never returns to what it was doing.
 pub unsafe fn break_locks() {
-    // SAFETY: the caller's duty.
-    unsafe { LOG.force_unlock() };
+    // A ticket lock must not be unlocked when nobody holds it: it would serve a ticket that nobody drew.
+    if LOG.is_locked() {
+        // SAFETY: the caller's duty.
+        unsafe { LOG.force_unlock() };
+    }
+    // SAFETY: as above.
+    unsafe {
+        serial::break_lock();
+        vga::break_lock();
+    }
 }
 
 /// Writes what dom0 says; it is no log message, so that no prefix is put before it.

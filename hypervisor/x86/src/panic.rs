@@ -14,11 +14,15 @@ core::arch::global_asm!(
     ".balign 8",
     ".global __symbols_start",
     "__symbols_start:",
-    concat!(".incbin \"", env!("XENOLITH_SYMBOLS"), "\""),
+    ".skip {room}",
     ".global __symbols_end",
     "__symbols_end:",
     ".balign 8",
+    room = const SYMBOLS,
 );
+
+/// Bytes that the image reserves for the table; the build fills them after linking.
+const SYMBOLS: usize = 48 * 1024;
 
 unsafe extern "C" {
     static __symbols_start: u8;
@@ -31,7 +35,8 @@ fn symbols() -> &'static str {
     let len = (&raw const __symbols_end) as usize - start as usize;
     // SAFETY: the two symbols bound constants of the image.
     let bytes = unsafe { core::slice::from_raw_parts(start, len) };
-    core::str::from_utf8(bytes).unwrap_or("")
+    let len = bytes.iter().position(|b| *b == 0).unwrap_or(len);
+    core::str::from_utf8(&bytes[..len]).unwrap_or("")
 }
 
 /// Name of the function that holds `ip`, and the offset in it.

@@ -118,11 +118,22 @@ extern "C" fn on_own_stack() -> ! {
         ..HypervisorLeaves::default()
     });
     let screen = open_screen(info, &options);
+    if options.fault {
+        fault_on_purpose();
+    }
     let gsis = start_devices(info);
     match build(info, &options, screen, gsis) {
         Ok((vcpu, regs)) => run_first(vcpu, regs),
         Err(error) => give_up(format_args!("{error}")),
     }
+}
+
+/// `selftest=fault`: reads where nothing is mapped.
+#[inline(never)]
+fn fault_on_purpose() {
+    // SAFETY: none, which is the point: an address of the hypervisor's that is never mapped. The fault is caught and
+    // ends in a report.
+    let _ = unsafe { core::ptr::read_volatile(0xffff_82ff_dead_b000 as *const u64) };
 }
 
 /// Writes the log and dom0's console to the devices that are open.

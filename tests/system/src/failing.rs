@@ -151,3 +151,17 @@ fn a_crashed_dom0() -> Result<()> {
     guest.wait_for("dom0", REFUSAL)?;
     guest.wait_end(REFUSAL)
 }
+
+/// A fault of the hypervisor itself names the function that faulted and those that called it.
+#[test]
+fn a_hypervisor_fault_has_a_symbolised_backtrace() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    let mut guest = Guest::start(&Spec { append: "selftest=fault".to_owned(), ..spec() })?;
+    guest.wait_for("*** Xenolith panic: ", REFUSAL)?;
+    let report = guest.wait_for("please report", REFUSAL)?;
+    guest.wait_end(REFUSAL)?;
+    assert_words(&report, &["fault_on_purpose+0x", "on_own_stack+0x", "CR2 ffff82ffdeadb000"]);
+    Ok(())
+}

@@ -173,6 +173,9 @@ pub fn on_interrupt() -> bool {
 /// # Safety
 /// No other CPU prints, and this CPU never returns to what it was doing.
 pub unsafe fn break_lock() {
-    // SAFETY: the caller's duty.
-    unsafe { LINE.force_unlock() };
+    // A ticket lock must not be unlocked when nobody holds it.
+    if LINE.is_locked() {
+        // SAFETY: the caller's duty.
+        unsafe { LINE.force_unlock() };
+    }
 }

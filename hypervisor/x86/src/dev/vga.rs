@@ -188,8 +188,11 @@ pub fn release() {
 /// # Safety
 /// No other CPU prints, and this CPU never returns to what it was doing.
 pub unsafe fn break_lock() {
-    // SAFETY: the caller's duty.
-    unsafe { SCREEN.force_unlock() };
+    // A ticket lock must not be unlocked when nobody holds it.
+    if SCREEN.is_locked() {
+        // SAFETY: the caller's duty.
+        unsafe { SCREEN.force_unlock() };
+    }
 }
 
 /// The screen as dom0's start information describes it, with the cursor where writing ended; to be taken before
