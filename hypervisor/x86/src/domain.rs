@@ -175,7 +175,7 @@ pub fn find(id: DomId) -> Option<&'static Domain> {
 
 /// Prints what is known of a guest that cannot go on.
 fn report(vcpu: &Vcpu, regs: &Regs, why: Crash) {
-    println!("d{}v{} crashed: {why}", vcpu.domain.id.0, vcpu.id);
+    log::error!("d{}v{} crashed: {why}", vcpu.domain.id.0, vcpu.id);
     panic::print_regs(regs);
     let mode = if vcpu.mode.get() == Mode::Kernel { "kernel" } else { "user" };
     println!("Guest mode: {mode}. Guest stack from rsp {:#x}:", regs.rsp);
@@ -191,7 +191,7 @@ pub fn crash(vcpu: &Vcpu, regs: &mut Regs, why: Crash) {
     report(vcpu, regs, why);
     vcpu.domain.dead.store(true, Ordering::Relaxed);
     if vcpu.domain.privileged {
-        println!("Domain 0 crashed.");
+        log::error!("dom0 crashed");
         power::after_fatal();
     }
     crate::work::leave(vcpu);

@@ -23,7 +23,7 @@ use crate::paging::mmu;
 use crate::percpu::{cpu_record, this_cpu, work};
 use crate::vcpu::{Vcpu, current};
 use crate::work::Runner;
-use crate::{power, println, work as cpu_work};
+use crate::{power, work as cpu_work};
 
 fn vcpu(dom: DomId, id: VcpuId) -> Option<&'static Vcpu> {
     domain::find(dom)?.vcpus().get(usize::from(id.0)).copied()
@@ -233,16 +233,16 @@ impl Machine {
 fn end_of_machine(code: u8) -> ! {
     match u32::from(code) {
         SHUTDOWN_POWEROFF => {
-            println!("Domain 0 halted: halting the machine.");
+            log::error!("dom0 has powered off by itself: halting the machine");
             crate::cpu::halt_for_ever()
         }
         SHUTDOWN_REBOOT => {
-            println!("Domain 0 shut down: rebooting the machine.");
+            log::error!("dom0 asks for a restart: rebooting");
             power::reboot()
         }
-        SHUTDOWN_CRASH => println!("Domain 0 crashed."),
-        SHUTDOWN_WATCHDOG => println!("Domain 0's watchdog expired."),
-        other => println!("Domain 0 shut down (reason {other})."),
+        SHUTDOWN_CRASH => log::error!("dom0 reports that it crashed"),
+        SHUTDOWN_WATCHDOG => log::error!("dom0's watchdog expired"),
+        other => log::error!("dom0 shut down for reason {other}"),
     }
     power::after_fatal()
 }
