@@ -118,9 +118,9 @@ pub fn system_call(regs: &mut Regs, vcpu: &Vcpu) {
     }
 }
 
-/// A system call of a 32-bit program; without a callback the instruction is refused. In kernel mode such a call
-/// cannot be meant.
-pub fn compat_call(regs: &mut Regs, vcpu: &Vcpu, handler: Option<Handler>) {
+/// A system call of a 32-bit program; without a callback the instruction is refused with `(vector, error code)`. In
+/// kernel mode such a call cannot be meant.
+pub fn compat_call(regs: &mut Regs, vcpu: &Vcpu, handler: Option<Handler>, refused: (u8, Option<u32>)) {
     match handler {
         Some(handler) if vcpu.mode.get() == Mode::User => {
             callback(regs, vcpu, Some(handler), handler.masks_events, Crash::KernelStack);
@@ -128,7 +128,7 @@ pub fn compat_call(regs: &mut Regs, vcpu: &Vcpu, handler: Option<Handler>) {
         _ => {
             // SYSCALL and SYSENTER are two bytes long; of a SYSENTER's address nothing is known.
             regs.rip = regs.rip.saturating_sub(2);
-            exception(regs, vcpu, trap::GP, Some(0));
+            exception(regs, vcpu, refused.0, refused.1);
         }
     }
 }

@@ -112,6 +112,17 @@ impl P2m {
     }
 }
 
+/// Marks a mapping of the guest's kernel, in a bit that the processor ignores. Without it the core takes the mapping
+/// for a user's and makes it global, so that it would outlive a switch to user mode in the TLB.
+const GUEST_KERNEL: u64 = 1 << 52;
+
+/// Flags of an entry of the first page tables: tables are mapped read-only and clean.
+fn flags_of(level: u8, read_only: bool) -> u64 {
+    let kernel = if level == 1 { GUEST_KERNEL } else { 0 };
+    let writable = if read_only { 0 } else { pte::W | pte::D };
+    pte::P | pte::U | pte::A | writable | kernel
+}
+
 fn module_bytes(module: &Module) -> &'static [u8] {
     // SAFETY: the loader put the file there, the boot allocator has left it alone, and nothing writes it before
     // its frames become dom0's, when the slice is no longer used.
@@ -313,8 +324,7 @@ impl Image {
         }
         for entry in self.plan.page_table_entries() {
             let read_only = entry.level == 1 && entry.target_is_table;
-            let flags = pte::P | pte::U | pte::A | pte::D | if read_only { 0 } else { pte::W };
-            let value = self.p2m.mfn(entry.target) << 12 | flags;
+            let value = self.p2m.mfn(entry.target) << 12 | flags_of(entry.level, read_only);
             // SAFETY: page tables of a domain that does not run yet.
             unsafe { self.word(entry.table, u64::from(entry.index)).write(value) };
         }

@@ -92,8 +92,8 @@ pub unsafe fn enable() {
         if f.xsave {
             set_xcr0(f.xcr0);
         }
-        // CR0: PE, MP, ET, NE, WP, PG; no TS, no EM.
-        cpu::set_cr0(0x8001_0033);
+        // CR0: PE, MP, ET, NE, WP, AM, PG; no TS, no EM.
+        cpu::set_cr0(0x8005_0033);
     }
 }
 

@@ -39,10 +39,16 @@ pub fn read<T: FromBytes + IntoBytes + Default>(at: u64) -> Result<T, CallError>
 /// Length of SYSCALL.
 const SYSCALL_LEN: u64 = 2;
 
+/// The number in a register of the guest: all 64 bits count.
+#[inline(always)]
+pub fn number_of(register: u64) -> u32 {
+    u32::try_from(register).unwrap_or(u32::MAX)
+}
+
 /// A hypercall of the running kernel.
 #[inline(always)]
 pub fn enter(regs: &mut Regs, vcpu: &'static Vcpu) {
-    let number = regs.rax as u32;
+    let number = number_of(regs.rax);
     if number == IRET {
         return entry_points::iret(regs, vcpu);
     }

@@ -5,6 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use guest_abi::Errno;
 use guest_abi::vga::Dom0VgaConsoleInfo;
 use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 use hv_core::call::CallError;
@@ -22,7 +23,7 @@ use zerocopy::IntoBytes;
 
 use crate::boot::{self, Info, kind};
 use crate::calls::version;
-use crate::dev::{apic, firmware, irq, pci, pic, serial, time, vga};
+use crate::dev::{apic, firmware, ioapic, irq, pci, pic, serial, time, vga};
 use crate::dom0::Frames;
 use crate::domain::{self, Domain};
 use crate::machine::Machine;
@@ -300,8 +301,7 @@ fn build(
     domain::register(domain);
     // dom0 may balloon up to all there is.
     domain.memory.max_pages.store(u64::from(u32::MAX), Ordering::Relaxed);
-    let all = Mfn((1 << 40) - 1);
-    domain.memory.permit_io(Mfn(0), all).map_err(|_| no_memory("I/O ranges"))?;
+    permit_io(domain).map_err(|_| no_memory("I/O ranges"))?;
     if !mmu().frames.share(Mfn(shared / PAGE), DomId::DOM0, Share::Writable) {
         return Err(dom0::Error::Tables);
     }
@@ -337,6 +337,17 @@ fn build(
         HEAP.add(mmu().frames, Mfn(module.start / PAGE), Mfn(module.end.div_ceil(PAGE)));
     }
     Ok((vcpu, regs))
+}
+
+/// dom0 may map whatever the processor can address and no driver of ours owns: not the local APICs and the range
+/// where a write is an interrupt. The I/O APICs it may only read.
+fn permit_io(domain: &Domain) -> Result<(), Errno> {
+    domain.memory.permit_io(Mfn(0), Mfn((1 << (host::physical_bits() - PAGE.trailing_zeros())) - 1))?;
+    domain.memory.deny_io(Mfn(0xfee00), Mfn(0xfeeff))?;
+    for address in ioapic::pages() {
+        mmu().read_only_io.lock().insert(address / PAGE, address / PAGE)?;
+    }
+    Ok(())
 }
 
 /// Types the first page tables by the ordinary path: pins the root and makes it the vCPU's.

@@ -172,13 +172,13 @@ pub extern "C" fn on_bad_iret(regs: &mut Regs) {
 /// SYSCALL from a 32-bit program.
 pub extern "C" fn on_syscall32(regs: &mut Regs) {
     let vcpu = current();
-    deliver::compat_call(regs, vcpu, vcpu.callbacks.syscall32.get());
+    deliver::compat_call(regs, vcpu, vcpu.callbacks.syscall32.get(), (trap::UD, None));
     deliver::before_return(regs);
 }
 
 /// SYSENTER from user mode.
 pub extern "C" fn on_sysenter(regs: &mut Regs) {
     let vcpu = current();
-    deliver::compat_call(regs, vcpu, vcpu.callbacks.sysenter.get());
+    deliver::compat_call(regs, vcpu, vcpu.callbacks.sysenter.get(), (trap::GP, Some(0)));
     deliver::before_return(regs);
 }

@@ -162,7 +162,7 @@ pub fn fpu_taskswitch(vcpu: &Vcpu, set: u64) -> Outcome {
 
 /// `set_debugreg`. Breakpoints on the hypervisor's addresses are refused.
 pub fn set_debugreg(vcpu: &Vcpu, register: u64, value: u64) -> Outcome {
-    let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::EINVAL.into()) };
+    let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::ENODEV.into()) };
     vcpu.with_control(|c| {
         let extensions = c.cr4 & hv_pv::control::CR4_DE != 0;
         c.debug.write(register, value, extensions).map_err(Errno::from)?;
@@ -173,7 +173,7 @@ pub fn set_debugreg(vcpu: &Vcpu, register: u64, value: u64) -> Outcome {
 
 /// `get_debugreg`. The number's errors look like values, as in the reference.
 pub fn get_debugreg(vcpu: &Vcpu, register: u64) -> Outcome {
-    let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::EINVAL.into()) };
+    let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::ENODEV.into()) };
     vcpu.with_control(|c| {
         let extensions = c.cr4 & hv_pv::control::CR4_DE != 0;
         Ok(c.debug.read(register, extensions).map_err(Errno::from)?)

@@ -2,6 +2,7 @@
 
 use core::mem::size_of;
 
+use guest_abi::call::number::MULTICALL;
 use guest_abi::errno::Errno;
 use guest_abi::xen::MulticallEntry;
 use hv_core::call::{CallError, Continuation};
@@ -28,7 +29,7 @@ pub fn multicall(vcpu: &'static Vcpu, list: u64, count: u64) -> Outcome {
             return again(at, count - done);
         }
         let [op, _, args @ ..] = Caller.read_words::<8>(at)?;
-        let result = match hypercall::call(vcpu, op as u32, &args) {
+        let result = match one(vcpu, hypercall::number_of(op), &args) {
             Ok(value) => value,
             Err(CallError::Errno(errno)) => errno.as_result() as u64,
             Err(CallError::Retry(next)) => {
@@ -40,6 +41,12 @@ pub fn multicall(vcpu: &'static Vcpu, list: u64, count: u64) -> Outcome {
         Caller.write_u64(at.wrapping_add(RESULT), result).map_err(|_| Errno::EFAULT)?;
     }
     Ok(0)
+}
+
+/// One entry. A list in a list would be a recursion that the guest drives.
+#[inline(always)]
+fn one(vcpu: &'static Vcpu, number: u32, args: &[u64; 6]) -> Outcome {
+    if number == MULTICALL { Err(Errno::EINVAL.into()) } else { hypercall::call(vcpu, number, args) }
 }
 
 fn again(list: u64, count: u64) -> Outcome {
