@@ -115,7 +115,8 @@ pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
         PLATFORM_OP => devices::platform_op(vcpu, a[0]),
         MEMORY_OP => memory_op(&mmu(), space, &caller(vcpu), a[0], GuestVa(a[1])).map(|v| v as u64),
         GRANT_TABLE_OP => {
-            let result = grant_table_op(&mmu(), space, &caller(vcpu), a[0] as u32, GuestVa(a[1]), a[2] as u32);
+            let result =
+                grant_table_op(&mmu(), space, &caller(vcpu), a[0] as u32, GuestVa(a[1]), a[2] as u32);
             result.map(|v| v as u64)
         }
         SYSCTL => sysctl::sysctl(vcpu, a[0]),
