@@ -68,7 +68,7 @@ pub fn init(info: &Info) -> Result<&'static Platform, acpi::Error> {
         return Ok(platform);
     }
     let mut store = STORE.lock();
-    store.discover(rsdp, machine)?;
+    store.discover(rsdp, &machine)?;
     // The lock is never given back: what it held is read by everybody from now on.
     Ok(PLATFORM.call_once(|| MutexGuard::leak(store)))
 }
