@@ -11,7 +11,7 @@ pub mod paths;
 pub mod run;
 pub mod setup;
 pub mod sh;
+pub mod stats;
 pub mod survey;
 pub mod symbols;
-pub mod stats;
 pub mod test;

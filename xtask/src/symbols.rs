@@ -14,13 +14,19 @@ pub fn embed(path: &Path, elf: &mut [u8]) -> Result<()> {
     let listing = sh::text(Command::new("nm").args(["-C", "--defined-only"]).arg(path))?;
     let address = |name: &str| {
         let line = listing.lines().find(|l| l.ends_with(&format!(" {name}")));
-        let digits = line.and_then(|l| l.split(' ').next()).with_context(|| format!("the image has no {name}"))?;
+        let digits =
+            line.and_then(|l| l.split(' ').next()).with_context(|| format!("the image has no {name}"))?;
         u64::from_str_radix(digits, 16).context("nm's address")
     };
-    let (base, start, end) = (address("__image_start")?, address("__symbols_start")?, address("__symbols_end")?);
+    let (base, start, end) =
+        (address("__image_start")?, address("__symbols_start")?, address("__symbols_end")?);
     let room = usize::try_from(end - start)?;
     let table = table(&listing, base);
-    ensure!(table.len() <= room, "the symbol table needs {} bytes and has {room}: enlarge it in panic.rs", table.len());
+    ensure!(
+        table.len() <= room,
+        "the symbol table needs {} bytes and has {room}: enlarge it in panic.rs",
+        table.len()
+    );
     let offset = file_offset(elf, start).context("the symbol section is in no segment")?;
     let place = elf.get_mut(offset..offset + room).context("the symbol section lies outside the file")?;
     place.fill(0);
