@@ -1,9 +1,18 @@
-//! Grant tables, version 1: their frames and what may be asked about them (`grant_table.h`).
+//! Grant tables, version 1: a domain lets others map and copy its frames (`grant_table.h`).
 //!
-//! The entries are the guest's to write, in frames that the hypervisor lends it. Using a grant (mapping, copying,
-//! transferring) and version 2 are not implemented: those operations answer `-ENOSYS`.
+//! The entries are the guest's to write, in frames that the hypervisor lends it. Who uses a grant goes by what the
+//! hypervisor noted when the use began ([`active`]), never by the entry again: the guest may rewrite it at any time.
+//! A mapping is a handle in the table of the domain that maps; it holds the frame itself, besides the page-table
+//! entry that may be there. So whatever the mapping domain does to its entries, the frame stays with its owner's
+//! rules until the handle is given back, and it is given back only after the TLBs were flushed.
+//!
+//! Not implemented, and answered with `-ENOSYS`: version 2, transfer, unmap-and-replace, cache flush.
 
-use crate::call::CallError;
+mod active;
+mod copy;
+mod map;
+
+use crate::call::{CallError, Continuation};
 use crate::frame::Share;
 use crate::mmu::{Caller, Machine, Mmu};
 use crate::port::GuestSpace;
@@ -13,8 +22,9 @@ use core::mem::offset_of;
 use guest_abi::Errno;
 use guest_abi::grant_table::*;
 use hv_types::{DomId, GuestVa, Mfn};
+use map::Handles;
 use spin::Mutex;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Frames of a table unless its builder says otherwise (`gnttab_max_frames`).
 pub const DEFAULT_MAX_FRAMES: u32 = 64;
@@ -23,10 +33,19 @@ const VERSION: u32 = 1;
 /// Bits of the command that name the operation; above lies what interrupted calls remember.
 const COMMAND_BITS: u32 = 12;
 
-/// A domain's grant table. Its lock comes before the heap's.
+/// A domain's grant table: what it grants, and what others' grants it maps. No two of these locks are held
+/// together; the heap's comes after them.
 pub struct GrantTable {
-    frames: Mutex<Vec<Mfn>>,
+    granted: Mutex<Granted>,
+    handles: Mutex<Handles>,
     max: u32,
+}
+
+/// What a domain grants.
+struct Granted {
+    frames: Vec<Mfn>,
+    /// Uses of the entries of each frame; none before the first.
+    active: Vec<active::Uses>,
 }
 
 /// Finds grant tables.
@@ -38,9 +57,11 @@ pub trait GrantPorts: Machine {
 impl GrantTable {
     /// A table without frames that may have `max`; `-ENOMEM`: no room to remember so many.
     pub fn new(max: u32) -> Result<Self, Errno> {
-        let mut frames = Vec::new();
+        let (mut frames, mut active) = (Vec::new(), Vec::new());
         frames.try_reserve_exact(max as usize).map_err(|_| Errno::ENOMEM)?;
-        Ok(GrantTable { frames: Mutex::new(frames), max })
+        active.try_reserve_exact(max as usize).map_err(|_| Errno::ENOMEM)?;
+        let granted = Mutex::new(Granted { frames, active });
+        Ok(GrantTable { granted, handles: Mutex::new(Handles::new()), max })
     }
 
     /// Sees to it that the table of `dom` has `count` frames, zeroed and lent to the domain, or as it was.
@@ -49,28 +70,39 @@ impl GrantTable {
         if count > self.max {
             return Err(Errno::EINVAL);
         }
-        let mut frames = self.frames.lock();
-        let before = frames.len();
-        while frames.len() < count as usize {
+        // New memory may have to wait for other CPUs: not under the lock.
+        let missing = count.saturating_sub(self.len()) as usize;
+        let mut fresh: Vec<Mfn> = Vec::new();
+        fresh.try_reserve_exact(missing).map_err(|_| Errno::ENOMEM)?;
+        for _ in 0..missing {
             match lend_frame(mmu, dom) {
-                Ok(mfn) => frames.push(mfn),
+                Ok(mfn) => fresh.push(mfn),
                 Err(errno) => {
-                    frames.drain(before..).for_each(|mfn| mmu.unshare(mfn));
+                    fresh.into_iter().for_each(|mfn| mmu.unshare(mfn));
                     return Err(errno);
                 }
             }
         }
+        let mut granted = self.granted.lock();
+        let needed = (count as usize).saturating_sub(granted.frames.len());
+        granted.frames.extend(fresh.drain(..needed.min(fresh.len())));
+        let frames = granted.frames.len();
+        granted.active.resize_with(frames, active::Uses::default);
+        drop(granted);
+        // Another vCPU was quicker.
+        fresh.into_iter().for_each(|mfn| mmu.unshare(mfn));
         Ok(())
     }
 
-    /// Gives all frames back, as when the domain goes; each is free when its last mapping goes.
+    /// Gives the table's frames back, as when the domain goes; each is free when its last mapping goes. Frames that
+    /// others still map by its grants stay held by their handles.
     pub fn release<P: Machine>(&self, mmu: &Mmu<'_, P>) {
-        self.frames.lock().drain(..).for_each(|mfn| mmu.unshare(mfn));
+        self.granted.lock().frames.drain(..).for_each(|mfn| mmu.unshare(mfn));
     }
 
     /// Frames it has.
     pub fn len(&self) -> u32 {
-        self.frames.lock().len() as u32
+        self.granted.lock().frames.len() as u32
     }
 
     /// True if it has no frame.
@@ -80,7 +112,7 @@ impl GrantTable {
 
     /// Its `index`-th frame.
     pub fn frame(&self, index: u32) -> Option<Mfn> {
-        self.frames.lock().get(index as usize).copied()
+        self.granted.lock().frames.get(index as usize).copied()
     }
 }
 
@@ -102,6 +134,10 @@ enum Request {
     SetVersion(GnttabSetVersion),
     GetStatusFrames(GnttabGetStatusFrames),
     GetVersion(GnttabGetVersion),
+    Map,
+    Unmap,
+    Copy,
+    Swap,
 }
 
 fn decode<G: GuestSpace>(space: &G, cmd: u32, arg: GuestVa, count: u32) -> Result<Request, Errno> {
@@ -117,8 +153,17 @@ fn decode<G: GuestSpace>(space: &G, cmd: u32, arg: GuestVa, count: u32) -> Resul
         }
         GNTTABOP_SET_VERSION => Request::SetVersion(wire::read(space, arg)?),
         GNTTABOP_GET_VERSION => Request::GetVersion(wire::read(space, arg)?),
+        GNTTABOP_MAP_GRANT_REF => list::<GnttabMapGrantRef>(arg, count).map(|()| Request::Map)?,
+        GNTTABOP_UNMAP_GRANT_REF => list::<GnttabUnmapGrantRef>(arg, count).map(|()| Request::Unmap)?,
+        GNTTABOP_COPY => list::<GnttabCopy>(arg, count).map(|()| Request::Copy)?,
+        GNTTABOP_SWAP_GRANT_REF => list::<GnttabSwapGrantRef>(arg, count).map(|()| Request::Swap)?,
         _ => return Err(Errno::ENOSYS),
     })
+}
+
+/// A list of operations must lie in the guest's range.
+fn list<T>(arg: GuestVa, count: u32) -> Result<(), Errno> {
+    if arg.is_guest_range(u64::from(count) * size_of::<T>() as u64) { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// `HYPERVISOR_grant_table_op(cmd, uop, count)`.
@@ -131,12 +176,17 @@ pub fn grant_table_op<P: GrantPorts, G: GuestSpace>(
     count: u32,
 ) -> Result<i64, CallError> {
     let call = Call { mmu, space, caller, uop };
-    match decode(space, cmd, uop, count)? {
+    let request = decode(space, cmd, uop, count)?;
+    match request {
         Request::SetupTable(op) => call.setup_table(op)?,
         Request::QuerySize(op) => call.query_size(op)?,
         Request::SetVersion(op) => call.set_version(op)?,
         Request::GetStatusFrames(op) => call.get_status_frames(op)?,
         Request::GetVersion(op) => call.get_version(op)?,
+        Request::Map => call.each(cmd, count, |op| call.map(op))?,
+        Request::Unmap => call.unmap_list(count)?,
+        Request::Copy => call.each(cmd, count, |op| call.copy(op))?,
+        Request::Swap => call.each(cmd, count, |op| call.swap(op))?,
     }
     Ok(0)
 }
@@ -158,6 +208,33 @@ impl<'a, P: GrantPorts, G: GuestSpace> Call<'a, '_, P, G> {
             return Err(GNTST_PERMISSION_DENIED);
         }
         Ok((dom, table))
+    }
+
+    /// Does each operation of a list and writes it back with its status. Between two it may stop and be continued
+    /// with the rest.
+    fn each<T: FromBytes + IntoBytes + Immutable>(
+        &self,
+        cmd: u32,
+        count: u32,
+        mut perform: impl FnMut(T) -> T,
+    ) -> Result<(), CallError> {
+        for index in 0..count {
+            if index != 0 && self.mmu.port.should_preempt() {
+                return Err(self.again::<T>(cmd, index, count));
+            }
+            if self.mmu.finish(self.caller.vcpu).is_err() {
+                return Err(self.again::<T>(cmd, index, count));
+            }
+            let op = perform(wire::read_element(self.space, self.uop, index.into())?);
+            wire::write_element(self.space, self.uop, index.into(), &op)?;
+        }
+        Ok(())
+    }
+
+    /// The call again with the list from `index` on.
+    fn again<T>(&self, cmd: u32, index: u32, count: u32) -> CallError {
+        let rest = self.uop.0.wrapping_add(u64::from(index) * size_of::<T>() as u64);
+        CallError::Retry(Continuation { args: [cmd.into(), rest, u64::from(count - index), 0] })
     }
 
     /// Writes one field of the guest's structure.

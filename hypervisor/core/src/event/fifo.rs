@@ -292,13 +292,18 @@ impl DomainEvents {
         if offset > room || !offset.is_multiple_of(8) {
             return Err(Errno::EINVAL);
         }
+        self.fifo.frames.try_call_once(|| boxed(MAX_FRAMES as usize, |_| AtomicU64::new(Mfn::INVALID.0)))?;
+        // Pinning may wait for other CPUs: not under a lock.
+        let mfn = ports.pin(self.dom, gfn)?;
         let _control = self.control.lock();
-        if v.queues.lock().control.is_some() {
+        let mut queues = v.queues.lock();
+        if queues.control.is_some() {
+            drop(queues);
+            ports.unpin(self.dom, mfn);
             return Err(Errno::EINVAL);
         }
-        self.fifo.frames.try_call_once(|| boxed(MAX_FRAMES as usize, |_| AtomicU64::new(Mfn::INVALID.0)))?;
-        let mfn = ports.pin(self.dom, gfn)?;
-        v.queues.lock().control = Some(ControlBlock { mfn, word: offset as usize / 4 });
+        queues.control = Some(ControlBlock { mfn, word: offset as usize / 4 });
+        drop(queues);
         if !self.fifo.on.swap(true, Ordering::AcqRel) {
             self.save_two_level(ports);
         }
@@ -320,14 +325,16 @@ impl DomainEvents {
     ///
     /// `-EOPNOTSUPP`: not FIFO; `-ENOSPC`: the array is complete; `-EINVAL`: the frame will not do.
     pub fn expand_array<P: Memory + Wake + FramePin>(&self, ports: &P, gfn: Gfn) -> Result<(), Errno> {
-        let _control = self.control.lock();
-        if !self.fifo.is_on() {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let count = self.fifo.count.load(Ordering::Acquire);
-        let slot =
-            self.fifo.frames.get().and_then(|frames| frames.get(count as usize)).ok_or(Errno::ENOSPC)?;
+        self.next_slot()?;
         let mfn = ports.pin(self.dom, gfn)?;
+        let _control = self.control.lock();
+        let (count, slot) = match self.next_slot() {
+            Ok(next) => next,
+            Err(errno) => {
+                ports.unpin(self.dom, mfn);
+                return Err(errno);
+            }
+        };
         slot.store(mfn.0, Ordering::Release);
         self.fifo.count.store(count + 1, Ordering::Release);
         // Whoever saw the shorter array has saved its event once it has let go of its queue.
@@ -341,6 +348,16 @@ impl DomainEvents {
             }
         }
         Ok(())
+    }
+
+    /// Where the array's next frame goes, and how many it has.
+    fn next_slot(&self) -> Result<(u32, &AtomicU64), Errno> {
+        if !self.fifo.is_on() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let count = self.fifo.count.load(Ordering::Acquire);
+        let slot = self.fifo.frames.get().and_then(|frames| frames.get(count as usize));
+        slot.map(|slot| (count, slot)).ok_or(Errno::ENOSPC)
     }
 
     /// Takes each queue lock once.

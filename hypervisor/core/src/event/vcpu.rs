@@ -104,12 +104,14 @@ impl DomainEvents {
             return Err(Errno::ENXIO);
         }
         let v = self.vcpu(vcpu).ok_or(Errno::ENOENT)?;
-        let mut moved = v.moved.lock();
-        if *moved {
+        if *v.moved.lock() {
             return Err(Errno::EINVAL);
         }
+        // Pinning may wait for other CPUs: not under the lock.
         let mfn = ports.pin(self.dom, gfn)?;
-        let Some(base) = mfn.address() else {
+        let mut moved = v.moved.lock();
+        let (false, Some(base)) = (*moved, mfn.address()) else {
+            drop(moved);
             ports.unpin(self.dom, mfn);
             return Err(Errno::EINVAL);
         };

@@ -59,6 +59,7 @@ use crate::heap::Heap;
 
 pub use domain::{DomainMemory, RangeSet, VcpuMmu};
 pub use entry::EmulatedWrite;
+pub use hold::Place;
 pub use port::{CpuSet, Machine};
 pub use pte::{Class, Pte};
 pub use table::Preempted;
