@@ -42,9 +42,9 @@ pub struct Tss {
 
 impl Tss {
     /// Ring 3 enters at `rsp0`; `ist` are the ends of the numbered stacks.
-    pub fn new(rsp0: u64, ist: [u64; 3]) -> Self {
+    pub fn new(rsp0: u64, ist: [u64; 4]) -> Self {
         let mut all = [0; 7];
-        all[..3].copy_from_slice(&ist);
+        all[..4].copy_from_slice(&ist);
         let io_map = size_of::<Tss>() as u16;
         Tss { reserved0: 0, rsp: [rsp0, 0, 0], reserved1: 0, ist: all, reserved2: 0, reserved3: 0, io_map }
     }
@@ -58,6 +58,8 @@ pub mod ist {
     pub const MACHINE_CHECK: u8 = 2;
     /// NMI.
     pub const NMI: u8 = 3;
+    /// Debug exception.
+    pub const DEBUG: u8 = 4;
 }
 
 const fn slot(selector: u16) -> usize {
@@ -168,6 +170,7 @@ fn build_idt() -> Idt {
     let mut idt = Idt([[0; 2]; 256]);
     for (vector, entry) in idt.0.iter_mut().enumerate() {
         let stack = match vector {
+            1 => ist::DEBUG,
             2 => ist::NMI,
             8 => ist::DOUBLE_FAULT,
             18 => ist::MACHINE_CHECK,
@@ -175,7 +178,9 @@ fn build_idt() -> Idt {
         };
         // INT3, INTO and INT 0x80 may be raised by guests; the rest arrives as #GP and is bounced in software.
         let dpl = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
-        *entry = gate(entry::stub_address(vector), stack, dpl);
+        let handler =
+            if vector == 1 { entry::debug_entry as *const () as u64 } else { entry::stub_address(vector) };
+        *entry = gate(handler, stack, dpl);
     }
     idt
 }

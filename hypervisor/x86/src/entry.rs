@@ -65,6 +65,42 @@ pub unsafe extern "C" fn trap_entry() {
     )
 }
 
+/// #DB has a stack of its own, because a breakpoint on the operand of a stack-segment load fires behind the SYSCALL that
+/// follows, in ring 0 and still on the guest's stack. From ring 3 the frame moves to the primary stack, where everything
+/// else expects a guest's registers; in the hypervisor it stays.
+///
+/// # Safety
+/// Only the processor comes here, through the IDT.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.debug")]
+pub unsafe extern "C" fn debug_entry() {
+    naked_asm!(
+        "push 0",
+        "mov dword ptr [rsp + 4], 1",
+        "test byte ptr [rsp + 16], 3",
+        "jz {common}",
+        "push rax",
+        "push rcx",
+        "mov rax, rsp",
+        "and rax, {block_mask}",
+        "add rax, {record}",
+        "mov rcx, [rsp + 16]", "mov [rax - 48], rcx",
+        "mov rcx, [rsp + 24]", "mov [rax - 40], rcx",
+        "mov rcx, [rsp + 32]", "mov [rax - 32], rcx",
+        "mov rcx, [rsp + 40]", "mov [rax - 24], rcx",
+        "mov rcx, [rsp + 48]", "mov [rax - 16], rcx",
+        "mov rcx, [rsp + 56]", "mov [rax - 8], rcx",
+        "mov rcx, [rsp + 8]", "mov [rax - 56], rcx",
+        "pop rcx",
+        "lea rsp, [rax - 56]",
+        "pop rax",
+        "jmp {common}",
+        common = sym trap_entry,
+        block_mask = const -(crate::layout::STACK_BLOCK as i64),
+        record = const crate::percpu::RECORD_OFFSET,
+    )
+}
+
 /// Back by IRET. A fault at the IRET itself has an entry in the exception table.
 ///
 /// # Safety
@@ -183,6 +219,8 @@ pub unsafe extern "C" fn sysenter_entry() {
         "pushfq",
         "or dword ptr [rsp], 0x200",
         "and dword ptr [rsp], 0xffffbeff",
+        "push 2",
+        "popfq",
         "push 3",
         "push 0",
         "push 0",

@@ -80,7 +80,7 @@ fn print_stack(sp: u64) {
             print_place(word);
             shown += 1;
         }
-        if shown == 32 || (at + 8) % 0x3000 == 0 && (at & (STACK_BLOCK - 1)) < 0x9000 {
+        if shown == 32 || (at + 8) % 0x3000 == 0 && (at & (STACK_BLOCK - 1)) < 0xc000 {
             break;
         }
     }

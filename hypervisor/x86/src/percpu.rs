@@ -1,7 +1,7 @@
 //! What each CPU has of its own: stacks, the record at the end of the primary stack, GDT, TSS, syscall stub.
 //!
 //! One block of 128 KiB a CPU, aligned to its size. From low to high addresses: an unmapped guard page, the stacks
-//! for double fault, machine check and NMI (two pages each, a guard page under each), a guard page, the primary
+//! for double fault, machine check, NMI and #DB (two pages each, a guard page under each), a guard page, the primary
 //! stack, and at its end the [`Cpu`] record. The guest's registers lie directly below the record, because that is
 //! where the processor begins to push when it enters from ring 3.
 
@@ -21,9 +21,9 @@ use crate::work::Runner;
 use crate::{cpu, desc};
 
 /// Pages of the block that stay unmapped.
-const GUARDS: [u64; 4] = [0, 3, 6, 9];
+const GUARDS: [u64; 5] = [0, 3, 6, 9, 12];
 /// End of each stack that an IST entry names, in pages from the start of the block.
-const IST_ENDS: [u64; 3] = [3, 6, 9];
+const IST_ENDS: [u64; 4] = [3, 6, 9, 12];
 const BLOCK_PAGES: u64 = STACK_BLOCK / PAGE;
 
 /// CPUs the image has room to name.

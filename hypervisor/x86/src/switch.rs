@@ -50,10 +50,11 @@ pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu) {
     cpu::set_data_selectors(vcpu.selectors.get());
     let bases = vcpu.bases.get();
     // SAFETY: bases of a guest, canonical by the checks that let them in; the hypervisor uses neither FS nor GS.
+    // An emulator may have let a base in that is not canonical; then it is lost, and nobody faults.
     unsafe {
-        cpu::wrmsr(FS_BASE, bases.fs);
-        cpu::wrmsr(GS_BASE, bases.gs);
-        cpu::wrmsr(KERNEL_GS_BASE, bases.other_gs);
+        cpu::wrmsr_safe(FS_BASE, bases.fs);
+        cpu::wrmsr_safe(GS_BASE, bases.gs);
+        cpu::wrmsr_safe(KERNEL_GS_BASE, bases.other_gs);
     }
     vcpu.with_control(|c| {
         load_task_switched(c.task_switched);

@@ -40,19 +40,43 @@ pub extern "C" fn on_trap(regs: &mut Regs) {
 
 /// Traps in the hypervisor itself: an interrupt of an idle CPU, a foreseen fault, or our bug.
 fn from_hypervisor(regs: &mut Regs) {
+    const AC: u64 = 1 << 18;
     let vector = regs.vector();
     match vector {
         trap::NMI => interrupt::nmi(regs),
         trap::MC => interrupt::machine_check(regs),
+        trap::DB => debug_in_hypervisor(),
+        trap::PF if ldt_page_was_absent() => {}
         FIRST_INTERRUPT.. => interrupt::handle(vector),
         _ => match guest::fixup(regs.rip) {
             Some(to) => {
                 this_cpu().last_fault.set((vector, regs.error_code));
                 regs.rip = to;
+                // The fault came between STAC and CLAC.
+                regs.rflags &= !AC;
             }
             None => panic::fatal(regs, "exception in the hypervisor"),
         },
     }
+}
+
+/// A guest's breakpoint fired on an access that the hypervisor made for it. The guest may learn of it by its DR6; it is
+/// no reason to stop anybody.
+fn debug_in_hypervisor() {
+    let dr6 = cpu::dr6();
+    // SAFETY: clears the status for the next exception.
+    unsafe { cpu::set_dr6(0xffff_0ff0) };
+    if !this_cpu().current.get().is_null() {
+        current().with_control(|c| c.debug.record(dr6));
+    }
+}
+
+/// Loading a guest's selector, here or by IRET, reached a page of its LDT that was not mapped yet.
+fn ldt_page_was_absent() -> bool {
+    let address = cpu::cr2();
+    GuestVa(address).is_hypervisor()
+        && !this_cpu().current.get().is_null()
+        && paging::fault_in_window(current(), address)
 }
 
 /// SYSCALL from ring 3. True: return by SYSRET.

@@ -9,10 +9,13 @@ use hv_core::call::{CallError, Continuation};
 
 use crate::guest::Caller;
 use crate::hypercall::{self, Outcome};
+use crate::percpu::this_cpu;
 use crate::vcpu::Vcpu;
 
 /// Calls done before the guest may be interrupted.
 const BATCH: u64 = 1024;
+/// Calls between two looks at the clock.
+const STRIDE: u64 = 16;
 const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 /// Offset of `result` in an entry.
 const RESULT: u64 = 8;
@@ -25,7 +28,7 @@ pub fn multicall(vcpu: &'static Vcpu, list: u64, count: u64) -> Outcome {
     let count = u64::from(count as u32);
     for done in 0..count {
         let at = list.wrapping_add(done * ENTRY);
-        if done == BATCH {
+        if done == BATCH || done % STRIDE == STRIDE - 1 && this_cpu().slice_is_over() {
             return again(at, count - done);
         }
         let [op, _, args @ ..] = Caller.read_words::<8>(at)?;
