@@ -6,9 +6,8 @@ use crate::{gzip, lz4, lzma, xz, zstd};
 
 /// How the bytes of a kernel are stored.
 ///
-/// The heap that decompressing takes besides the output, which the caller provides: raw and lz4 none, gzip 11 KiB, zstd
-/// 150 KiB whatever the window, xz and lzma the dictionary of the file (32 MiB in Debian 12; at most 128 MiB is
-/// accepted, and no more than the output's length is taken for xz) and 100 KiB.
+/// All are decoded straight into the output, which the caller provides and which is the dictionary. The heap needed
+/// besides is small and does not depend on the file: raw and lz4 none, gzip 11 KiB, xz and lzma 30 KiB, zstd 150 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Not compressed.

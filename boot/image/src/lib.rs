@@ -38,6 +38,7 @@ mod lzma;
 mod notes;
 mod page_tables;
 mod plan;
+mod x86_filter;
 mod xz;
 mod zstd;
 

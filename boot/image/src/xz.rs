@@ -1,12 +1,10 @@
 //! The xz container: blocks of LZMA2, with or without the x86 branch filter, and their checks.
 
-use lzma_rust2::Lzma2Reader;
-use lzma_rust2::filter::bcj::BcjReader;
-
 use crate::bytes::{u32_at, u64_at};
 use crate::checksum::{crc32, crc64};
 use crate::decompress::{DecompressError, Format};
-use crate::lzma::{MAX_DICTIONARY, fill};
+use crate::lzma::{Output, lzma2};
+use crate::x86_filter;
 
 const HEADER_LEN: usize = 12;
 const FILTER_X86: u64 = 0x04;
@@ -22,11 +20,7 @@ pub(crate) fn decompress(data: &[u8], out: &mut [u8]) -> Result<usize, Decompres
     while *rest.first().ok_or(truncated(done))? != 0 {
         let block = Block::parse(rest, done)?;
         let target = out.get_mut(done..).unwrap_or_default();
-        let room = target.len();
-        let (tail, written) = block.decompress(target).map_err(|e| at_offset(e, done))?;
-        if written > room {
-            return Ok(done.saturating_add(written));
-        }
+        let (tail, written) = block.decompress(target).map_err(|e| in_output(e, done))?;
         let padding = rest.len().wrapping_sub(tail.len()).wrapping_neg() & 3;
         let sum = tail.get(padding..).ok_or(truncated(done))?;
         check.verify(target.get(..written).unwrap_or_default(), sum, done)?;
@@ -63,8 +57,8 @@ fn truncated(at: usize) -> DecompressError {
     DecompressError::Truncated { format: Format::Xz, at }
 }
 
-/// Positions inside a block become positions inside the output.
-fn at_offset(error: DecompressError, base: usize) -> DecompressError {
+/// Positions in a block become positions in the output.
+fn in_output(error: DecompressError, base: usize) -> DecompressError {
     match error {
         DecompressError::Corrupt { format, what, at } => {
             DecompressError::Corrupt { format, what, at: at.saturating_add(base) }
@@ -72,6 +66,10 @@ fn at_offset(error: DecompressError, base: usize) -> DecompressError {
         DecompressError::Truncated { format, at } => {
             DecompressError::Truncated { format, at: at.saturating_add(base) }
         }
+        DecompressError::WrongLength { declared, found } => DecompressError::WrongLength {
+            declared: declared.saturating_add(base),
+            found: found.saturating_add(base),
+        },
         other => other,
     }
 }
@@ -124,7 +122,6 @@ fn stream_check(data: &[u8]) -> Result<Check, DecompressError> {
 /// A block header, decoded, and the data behind it.
 struct Block<'a> {
     x86_start: Option<u32>,
-    dictionary: u32,
     data: &'a [u8],
 }
 
@@ -137,32 +134,25 @@ impl<'a> Block<'a> {
             return Err(corrupt("bad block header", at));
         }
         let mut fields = Fields(fields.get(1..).unwrap_or_default());
-        let (x86_start, dictionary) = fields.filters().map_err(|what| match what {
+        let x86_start = fields.filters().map_err(|what| match what {
             FilterError::Malformed => corrupt("bad filter list", at),
             FilterError::Unknown => DecompressError::Unsupported("xz with a filter other than x86 and LZMA2"),
         })?;
-        if dictionary > MAX_DICTIONARY {
-            return Err(DecompressError::OutOfMemory { needed: u64::from(dictionary) });
-        }
-        Ok(Self { x86_start, dictionary, data })
+        Ok(Self { x86_start, data })
     }
 
     /// What follows the block's data, and the length of its output.
     fn decompress(&self, out: &mut [u8]) -> Result<(&'a [u8], usize), DecompressError> {
-        // Matches cannot reach behind the output's start, so a larger dictionary would only waste heap.
-        let dictionary = self.dictionary.min(u32::try_from(out.len()).unwrap_or(u32::MAX)).max(4096);
-        let mut reader = Lzma2Reader::new(self.data, dictionary, None);
-        match self.x86_start {
-            None => {
-                let written = fill(&mut reader, out, Format::Xz)?;
-                Ok((reader.into_inner(), written))
-            }
-            Some(start) => {
-                let mut reader = BcjReader::new_x86(reader, usize::try_from(start).unwrap_or_default());
-                let written = fill(&mut reader, out, Format::Xz)?;
-                Ok((reader.into_inner().into_inner(), written))
-            }
+        let declared = out.len();
+        let mut output = Output { bytes: out, pos: 0, start: 0 };
+        let mut rest = self.data;
+        let decoded = lzma2(&mut rest, &mut output);
+        let written = output.pos;
+        decoded.map_err(|stop| stop.report(Format::Xz, written, declared))?;
+        if let Some(start) = self.x86_start {
+            x86_filter::decode(out.get_mut(..written).unwrap_or_default(), start);
         }
+        Ok((rest, written))
     }
 }
 
@@ -175,8 +165,8 @@ enum FilterError {
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// Start offset of the x86 filter if there is one, and the size of the LZMA2 dictionary.
-    fn filters(&mut self) -> Result<(Option<u32>, u32), FilterError> {
+    /// Start offset of the x86 filter if there is one; LZMA2 must be the last filter.
+    fn filters(&mut self) -> Result<Option<u32>, FilterError> {
         let flags = self.byte()?;
         if flags & 0x3c != 0 {
             return Err(FilterError::Malformed);
@@ -187,8 +177,11 @@ impl<'a> Fields<'a> {
             }
         }
         match flags & 3 {
-            0 => Ok((None, self.lzma2()?)),
-            1 => Ok((Some(self.x86()?), self.lzma2()?)),
+            0 => self.lzma2().map(|()| None),
+            1 => {
+                let start = self.x86()?;
+                self.lzma2().map(|()| Some(start))
+            }
             _ => Err(FilterError::Unknown),
         }
     }
@@ -201,13 +194,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn lzma2(&mut self) -> Result<u32, FilterError> {
+    /// Its property is the dictionary's size: whatever it is, the output is large enough.
+    fn lzma2(&mut self) -> Result<(), FilterError> {
         match self.filter()? {
-            (FILTER_LZMA2, &[bits @ 0..=39]) => {
-                let mantissa = 2 | u32::from(bits & 1);
-                mantissa.checked_shl(u32::from(bits >> 1).saturating_add(11)).ok_or(FilterError::Malformed)
-            }
-            (FILTER_LZMA2, [40]) => Ok(u32::MAX),
+            (FILTER_LZMA2, [0..=40]) => Ok(()),
             (FILTER_LZMA2, _) => Err(FilterError::Malformed),
             _ => Err(FilterError::Unknown),
         }
