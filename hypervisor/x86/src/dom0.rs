@@ -266,7 +266,8 @@ impl Image {
             self.write(region.va, module_bytes(module));
         }
         if let Some(pfn) = self.plan.hypercall_pfn {
-            write_hypercall_page(self.word(pfn, 0).cast());
+            // SAFETY: a frame of dom0, which does not run yet.
+            unsafe { write_hypercall_page(self.word(pfn, 0).cast()) };
         }
         self.write_p2m_list();
         self.write_start_info(modules, shared_info, command_line, screen);
@@ -349,7 +350,10 @@ impl Image {
 
 /// The page through which older kernels call: entry `n` is `mov eax, n; syscall; ret`, and for `iret` a jump that
 /// saves rcx, r11 and rax as the frame wants them (`arch-x86/xen-x86_64.h`).
-pub fn write_hypercall_page(page: *mut u8) {
+///
+/// # Safety
+/// `page` is a page of the guest's that the caller may write.
+pub unsafe fn write_hypercall_page(page: *mut u8) {
     const IRET: usize = 23;
     for n in 0..64usize {
         let mut code = [0xcc; 32];
@@ -362,7 +366,7 @@ pub fn write_hypercall_page(page: *mut u8) {
                 0x51, 0x41, 0x53, 0xb8, n as u8, 0, 0, 0, 0x0f, 0x05, 0x41, 0x5b, 0x59, 0xc3,
             ]);
         }
-        // SAFETY: 64 entries of 32 bytes lie within the page, which is dom0's and not running yet.
+        // SAFETY: 64 entries of 32 bytes lie within the page; the rest is the caller's duty.
         unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), page.add(n * 32), 32) };
     }
 }

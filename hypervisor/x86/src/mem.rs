@@ -213,7 +213,7 @@ impl Root {
             let l3 = Self::descend(self.0, (v >> 39) as usize & 511, table_flags)?;
             let l2 = Self::descend(l3, (v >> 30) as usize & 511, table_flags)?;
             let i2 = (v >> 21) as usize & 511;
-            if (v | p) % MIB2 == 0 && size - done >= MIB2 {
+            if (v | p).is_multiple_of(MIB2) && size - done >= MIB2 {
                 // SAFETY: an entry of our own table, under the root's lock.
                 unsafe { Self::entry(l2, i2).write(p | flags | pte::PS) };
                 done += MIB2;
@@ -232,7 +232,7 @@ impl Root {
         let mut done = 0;
         while done < size {
             let v = va + done;
-            if v % MIB2 == 0 && size - done >= MIB2 && LATE.get().is_none() {
+            if v.is_multiple_of(MIB2) && size - done >= MIB2 && LATE.get().is_none() {
                 let taken = BOOT.lock().take(MIB2, MIB2, BELOW_4G);
                 if let Some(pa) = taken {
                     // SAFETY: just taken, so ours alone.

@@ -445,7 +445,8 @@ pub fn write_hypercall_page(vcpu: &'static Vcpu, frame: u64) -> bool {
     let m = mmu();
     match m.frames.get_writable_fast(Mfn(frame), vcpu.domain.id) {
         Ok(held) => {
-            crate::dom0::write_hypercall_page(phys_to_virt(frame * PAGE));
+            // SAFETY: the writable reference is held, so that the frame is the guest's memory.
+            unsafe { crate::dom0::write_hypercall_page(phys_to_virt(frame * PAGE)) };
             if let Some(dead) = m.frames.put_writable(held, || CLOCK.now()) {
                 drop(dead);
             }

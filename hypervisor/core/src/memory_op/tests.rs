@@ -195,7 +195,7 @@ fn single_frames_become_one_extent_and_back() {
     assert_eq!(rig.call(1, XENMEM_EXCHANGE, exchange(8, 0, 1, 3)), Ok(0));
     assert_eq!(wire::read::<XenMemoryExchange>(&rig.guest, ARG).unwrap().nr_exchanged, 8);
     let first = rig.read_list(OUT, 1)[0];
-    assert!(first % 8 == 0 && (0..8).all(|n| rig.m2p(first + n) == 100 + n));
+    assert!(first.is_multiple_of(8) && (0..8).all(|n| rig.m2p(first + n) == 100 + n));
     assert_eq!((rig.machine.doms[1].pages(), rig.sum()), (8, sum));
     rig.list(LIST, &[first]);
     rig.list(OUT, &(100..108).collect::<Vec<_>>());

@@ -139,8 +139,8 @@ impl std::fmt::Debug for Name<'_> {
 fn a_yield_lets_the_next_one_run() {
     let scheds = vcpus(2);
     let mut queue = CpuQueue::new(0);
-    for who in 0..2 {
-        queue.add(Name(who, &scheds[who]), 256, 0).unwrap();
+    for (who, sched) in scheds.iter().enumerate() {
+        queue.add(Name(who, sched), 256, 0).unwrap();
     }
     let first = queue.pick(0).run.unwrap().0;
     queue.give_way(10);
