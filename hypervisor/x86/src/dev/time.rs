@@ -1,8 +1,9 @@
 //! Clocks: the TSC as system time, measured in a short window against a counter of known frequency.
 //!
 //! The window is ten milliseconds, and there is none at all where CPUID says the frequencies. A reading of the
-//! reference is taken between two readings of the TSC, several times, and the narrowest pair counts: what is left
-//! is the latency of one register access, about a microsecond in the window.
+//! reference is taken between two readings of the TSC, again and again for a part of the window at its beginning and at its
+//! end, and the narrowest pair counts: an interruption of the machine under us does not matter, and what is left is
+//! a part of the latency of one register access.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +19,10 @@ use crate::cpu;
 const WINDOW: u64 = 10_000_000;
 /// Length where only the local timer is unknown.
 const SHORT_WINDOW: u64 = 2_000_000;
-/// Samples a reading is the best of.
-const SAMPLES: u32 = 5;
+/// Which part of the window each of the two readings may take: one in so many.
+const READING_PART: u64 = 20;
+/// Upper bound of samples for a reading, should the reference stand still.
+const MAX_SAMPLES: u32 = 20_000;
 
 #[derive(Clone, Copy, Debug)]
 enum Source {
@@ -291,8 +294,8 @@ struct Reading {
     apic: u32,
 }
 
-/// The three counters at one moment, as nearly as that can be had.
-fn read(timer: &PlatformTimer) -> Reading {
+/// The three counters at one moment, as nearly as that can be had within so many ticks of the reference.
+fn read(timer: &PlatformTimer, patience: u64) -> Reading {
     let sample = || {
         let before = cpu::rdtsc();
         let reference = timer.count();
@@ -300,27 +303,32 @@ fn read(timer: &PlatformTimer) -> Reading {
         let apic = apic::counted();
         (after - before, Reading { tsc: before + (after - before) / 2, reference, apic })
     };
-    let mut best = sample();
-    for _ in 1..SAMPLES {
-        let next = sample();
-        if next.0 < best.0 {
-            best = next;
+    let (mut width, first) = sample();
+    let mut best = first;
+    for _ in 0..MAX_SAMPLES {
+        let (next_width, next) = sample();
+        if next_width < width {
+            (width, best) = (next_width, next);
+        }
+        if next.reference.wrapping_sub(first.reference) & timer.mask >= patience {
+            break;
         }
     }
-    best.1
+    best
 }
 
 /// Frequencies of TSC and local timer, measured; `None` if the reference stands still.
 fn measure(timer: &PlatformTimer, window: u64) -> Option<(u64, u64)> {
     let enough = timer.hz * (window / 1000) / 1_000_000;
     apic::start_count();
-    let first = read(timer);
+    let part = enough / READING_PART;
+    let first = read(timer, part);
     // A counter that stands still is found out by the number of tries: each takes some tens of cycles at least.
     let moved = (0..50_000_000u32).any(|_| {
         core::hint::spin_loop();
-        timer.count().wrapping_sub(first.reference) & timer.mask >= enough
+        timer.count().wrapping_sub(first.reference) & timer.mask >= enough - part
     });
-    let last = read(timer);
+    let last = read(timer, part);
     apic::stop_count();
     if !moved {
         log::error!("the {} stands still", timer.name());
