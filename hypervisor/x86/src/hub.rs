@@ -253,6 +253,7 @@ impl SchedPorts for Machine {
     }
 
     fn give_way(&self) {
+        this_cpu().queue.lock().give_way(time::now());
         cpu_work::raise(work::SCHEDULE);
     }
 
