@@ -120,13 +120,17 @@ impl Heap {
     pub fn add(&self, frames: FrameTable<'_>, start: Mfn, end: Mfn) {
         let mut lists = self.lists.lock();
         let end = end.0.min(frames.len() as u64).min(u64::from(NONE));
-        for mfn in start.0..end {
-            if frames.peek(Mfn(mfn)).is_some_and(|w| w.is_reserved()) {
-                frames.set_tail(mfn as u32);
-                lists.give(frames, mfn as u32, 0);
-                self.free.fetch_add(1, Ordering::Relaxed);
-                self.total.fetch_add(1, Ordering::Relaxed);
+        let mut next = start.0;
+        while next < end {
+            let first = next;
+            while next < end && frames.peek(Mfn(next)).is_some_and(|w| w.is_reserved()) {
+                frames.set_tail(next as u32);
+                next += 1;
             }
+            lists.give_run(frames, first as u32, next as u32);
+            self.free.fetch_add(next - first, Ordering::Relaxed);
+            self.total.fetch_add(next - first, Ordering::Relaxed);
+            next += 1;
         }
     }
 
@@ -204,6 +208,17 @@ impl Lists {
             }
         }
         frames.set_tail(index);
+    }
+
+    /// Gives frames `first..end` in blocks as large as alignment and zones allow.
+    fn give_run(&mut self, frames: FrameTable<'_>, mut first: u32, end: u32) {
+        while first < end {
+            // Frame 0 is a zone of its own.
+            let aligned = if first == 0 { 0 } else { first.trailing_zeros() };
+            let order = aligned.min((end - first).ilog2()).min(MAX_ORDER);
+            self.give(frames, first, order);
+            first += 1 << order;
+        }
     }
 
     /// Merges with free buddies as far as it goes.

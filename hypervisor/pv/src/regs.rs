@@ -31,7 +31,8 @@ pub enum Mode {
 
 /// General registers and the processor's trap frame, lowest address first.
 ///
-/// The order is the entry code's: it pushes `rdi` first and `r15` last, above the frame that the processor pushed.
+/// The order is the entry code's: it pushes `r9` first and `r15` last, below the frame that the processor pushed. From
+/// `rdi` to `r9` they are the arguments of a hypercall, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 #[allow(missing_docs)]
@@ -43,14 +44,14 @@ pub struct Regs {
     pub rbp: u64,
     pub rbx: u64,
     pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rax: u64,
     pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
+    pub rax: u64,
     pub rdi: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub r10: u64,
+    pub r8: u64,
+    pub r9: u64,
     /// The processor's error code, or zero.
     pub error_code: u32,
     /// Vector in the low byte, and [`Regs::LAZY_RETURN`].
@@ -164,7 +165,8 @@ mod tests {
     fn the_layout_is_the_entry_codes() {
         assert_eq!(offset_of!(Regs, r15), 0);
         assert_eq!(offset_of!(Regs, r11), 48);
-        assert_eq!(offset_of!(Regs, rdi), 112);
+        assert_eq!(offset_of!(Regs, rdi), 72);
+        assert_eq!(offset_of!(Regs, r9), 72 + 5 * 8);
         assert_eq!(offset_of!(Regs, error_code), 120);
         assert_eq!(offset_of!(Regs, entry_vector), 124);
         assert_eq!(offset_of!(Regs, rip), 128);

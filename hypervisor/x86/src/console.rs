@@ -164,6 +164,11 @@ pub fn install(level: log::LevelFilter) {
     START.store(cpu::rdtsc(), Ordering::Relaxed);
 }
 
+/// Ticks of the TSC since the log began, which is with the first Rust code.
+pub fn ticks_since_start() -> u64 {
+    cpu::rdtsc().wrapping_sub(START.load(Ordering::Relaxed))
+}
+
 /// Lets a hypervisor fault print although the lock may be held by the code that faulted.
 ///
 /// # Safety

@@ -131,7 +131,8 @@ impl Domain {
     /// True the first time it is called with this number.
     pub fn first_unknown(&self, number: u32) -> bool {
         let bit = 1u64 << number.min(63);
-        self.unknown.fetch_or(bit, Ordering::Relaxed) & bit == 0
+        self.unknown.load(Ordering::Relaxed) & bit == 0
+            && self.unknown.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     /// True if the assist is on.

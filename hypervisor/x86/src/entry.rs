@@ -52,7 +52,7 @@ pub fn stub_address(vector: usize) -> u64 {
 #[unsafe(link_section = ".text.entry.trap")]
 pub unsafe extern "C" fn trap_entry() {
     naked_asm!(
-        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
         "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
         "cld",
         "mov rdi, rsp",
@@ -109,8 +109,8 @@ pub unsafe extern "C" fn debug_entry() {
 #[unsafe(link_section = ".text.entry.exit")]
 pub unsafe extern "C" fn iret_exit() {
     naked_asm!(
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop r10", "pop r9", "pop r8",
-        "pop rax", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop rcx", "pop rax", "pop rdi",
+        "pop rsi", "pop rdx", "pop r10", "pop r8", "pop r9",
         "add rsp, 8",
         "2: iretq",
         ".pushsection .ex_table, \"a\"",
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn iret_exit() {
 pub unsafe extern "C" fn iret_fixup() {
     naked_asm!(
         "push 0",
-        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
         "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
         "mov rdi, rsp",
         "sub rsp, 8",
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn syscall_entry() {
         "push rcx",
         "push 0",
         "mov dword ptr [rsp + 4], {mark}",
-        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
         "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
         "mov rdi, rsp",
         "sub rsp, 8",
@@ -164,8 +164,8 @@ pub unsafe extern "C" fn syscall_entry() {
         "add rsp, 8",
         "test al, al",
         "jz {iret}",
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop r10", "pop r9", "pop r8",
-        "pop rax", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop rcx", "pop rax", "pop rdi",
+        "pop rsi", "pop rdx", "pop r10", "pop r8", "pop r9",
         "mov rcx, [rsp + 8]",
         "mov r11, [rsp + 24]",
         "mov rsp, [rsp + 32]",
@@ -191,7 +191,7 @@ pub unsafe extern "C" fn syscall32_entry() {
         "push {cs}",
         "push rcx",
         "push 0",
-        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
         "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
         "mov rdi, rsp",
         "sub rsp, 8",
@@ -224,7 +224,7 @@ pub unsafe extern "C" fn sysenter_entry() {
         "push 3",
         "push 0",
         "push 0",
-        "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
+        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
         "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
         "cld",
         "mov rdi, rsp",

@@ -76,22 +76,110 @@ macro_rules! word_access {
     };
 }
 
+/// Words that one window is open for.
+const MOST_WORDS: usize = 11;
+
+/// Guest memory from one address on, between STAC and CLAC. A fault closes it: whoever resumes at a label of the
+/// exception table does so with AC clear.
+#[derive(Clone, Copy)]
+struct Window(u64);
+
+impl Window {
+    /// Opens it for a few words from `va` upwards.
+    #[inline(always)]
+    fn open(va: u64) -> Result<Window, Fault> {
+        if !allowed(va) {
+            return Err(Fault);
+        }
+        // SAFETY: only AC changes; `close` or a fault changes it back.
+        unsafe { asm!(noted!("stac", "20"), options(nostack)) };
+        Ok(Window(va))
+    }
+
+    #[inline(always)]
+    fn close(self) {
+        // SAFETY: only AC changes.
+        unsafe { asm!(noted!("clac", "22"), options(nostack)) };
+    }
+
+    /// Reads word `I` of `N`; nothing if there are not so many.
+    #[inline(always)]
+    fn load<const I: usize, const N: usize>(self, out: &mut [u64; N]) -> Result<(), Fault> {
+        if I < N {
+            let value: u64;
+            // SAFETY: reads guest memory only (`open`), and a fault lands at the label.
+            unsafe {
+                asm!("21: mov {v}, [{va} + 8*{i}]",
+                    ".pushsection .ex_table, \"a\"", ".long 21b - ., {fault} - .", ".popsection",
+                    v = out(reg) value, va = in(reg) self.0, i = const I, fault = label { return Err(Fault) },
+                    options(nostack));
+            }
+            out[I] = value;
+        }
+        Ok(())
+    }
+
+    /// Writes word `I` of `N`; nothing if there are not so many.
+    #[inline(always)]
+    fn store<const I: usize, const N: usize>(self, words: &[u64; N]) -> Result<(), Fault> {
+        if I < N {
+            // SAFETY: writes guest memory only (`open`), obeying its mappings; a fault lands at the label.
+            unsafe {
+                asm!("21: mov [{va} + 8*{i}], {v}",
+                    ".pushsection .ex_table, \"a\"", ".long 21b - ., {fault} - .", ".popsection",
+                    v = in(reg) words[I], va = in(reg) self.0, i = const I, fault = label { return Err(Fault) },
+                    options(nostack));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Caller {
     word_access!(read_u64, write_u64, u64, reg, "{v}");
     word_access!(read_u32, write_u32, u32, reg, "{v:e}");
     word_access!(read_u16, write_u16, u16, reg, "{v:x}");
     word_access!(read_u8, write_u8, u8, reg_byte, "{v}");
 
-    /// Reads a structure of plain 64-bit words.
+    /// Reads a structure of up to [`MOST_WORDS`] plain 64-bit words.
     #[inline(always)]
     pub fn read_words<const N: usize>(self, va: u64) -> Result<[u64; N], Fault> {
+        const { assert!(N <= MOST_WORDS) };
+        let window = Window::open(va)?;
         let mut out = [0; N];
-        let mut at = va;
-        for word in &mut out {
-            *word = self.read_u64(at)?;
-            at = at.wrapping_add(8);
-        }
+        window.load::<0, N>(&mut out)?;
+        window.load::<1, N>(&mut out)?;
+        window.load::<2, N>(&mut out)?;
+        window.load::<3, N>(&mut out)?;
+        window.load::<4, N>(&mut out)?;
+        window.load::<5, N>(&mut out)?;
+        window.load::<6, N>(&mut out)?;
+        window.load::<7, N>(&mut out)?;
+        window.load::<8, N>(&mut out)?;
+        window.load::<9, N>(&mut out)?;
+        window.load::<10, N>(&mut out)?;
+        window.close();
         Ok(out)
+    }
+
+    /// Writes up to [`MOST_WORDS`] whole words; stops at the first that faults.
+    #[inline(always)]
+    pub fn write_words<const N: usize>(self, va: u64, words: &[u64; N]) -> Result<(), Fault> {
+        const { assert!(N <= MOST_WORDS) };
+        let window = Window::open(va)?;
+        window.store::<0, N>(words)?;
+        window.store::<1, N>(words)?;
+        window.store::<2, N>(words)?;
+        window.store::<3, N>(words)?;
+        window.store::<4, N>(words)?;
+        window.store::<5, N>(words)?;
+        window.store::<6, N>(words)?;
+        window.store::<7, N>(words)?;
+        window.store::<8, N>(words)?;
+        window.store::<9, N>(words)?;
+        window.store::<10, N>(words)?;
+        window.close();
+        Ok(())
     }
 
     /// Copies by words and then by bytes.
@@ -190,18 +278,5 @@ pub unsafe fn patch_smap() {
             )
         };
         at = at.wrapping_add(1);
-    }
-}
-
-impl Caller {
-    /// Writes whole words; stops at the first that faults.
-    #[inline(always)]
-    pub fn write_words<const N: usize>(self, va: u64, words: &[u64; N]) -> Result<(), Fault> {
-        let mut at = va;
-        for word in words {
-            self.write_u64(at, *word)?;
-            at = at.wrapping_add(8);
-        }
-        Ok(())
     }
 }

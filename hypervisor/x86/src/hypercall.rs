@@ -2,6 +2,8 @@
 //!
 //! Facts: arguments in rdi, rsi, rdx, r10, r8, r9 (`arch-x86/xen-x86_64.h`); rcx and r11 are lost to SYSCALL.
 
+use core::mem::{offset_of, size_of};
+
 use guest_abi::call::Hypercall;
 use guest_abi::call::number::*;
 use guest_abi::errno::Errno;
@@ -53,13 +55,22 @@ pub fn enter(regs: &mut Regs, vcpu: &'static Vcpu) {
         return entry_points::iret(regs, vcpu);
     }
     this_cpu().begin_call();
-    let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
-    match call(vcpu, number, &args) {
+    match call(vcpu, number, arguments(regs)) {
         Ok(value) => regs.rax = value,
+        Err(CallError::Errno(errno)) => regs.rax = errno.as_result() as u64,
         Err(error) => failed(regs, vcpu, error),
     }
 }
 
+/// The six argument registers, in their order.
+#[inline(always)]
+fn arguments(regs: &Regs) -> &[u64; 6] {
+    const { assert!(offset_of!(Regs, r9) == offset_of!(Regs, rdi) + 5 * size_of::<u64>()) };
+    // SAFETY: six words from `rdi` to `r9` within `regs`, in the order of arguments (the layout test of `Regs`).
+    unsafe { &*core::ptr::from_ref(regs).byte_add(offset_of!(Regs, rdi)).cast() }
+}
+
+#[cold]
 #[inline(never)]
 fn failed(regs: &mut Regs, vcpu: &'static Vcpu, error: CallError) {
     match error {
@@ -73,52 +84,26 @@ fn failed(regs: &mut Regs, vcpu: &'static Vcpu, error: CallError) {
 }
 
 /// Performs one call; also for the entries of a multicall.
+///
+/// Each row is a function of its own: a common frame for all of them would cost every call what the largest needs.
 #[inline]
 pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
-    let space = &Caller;
     match number {
-        MMU_UPDATE => {
-            mmu().do_mmu_update(&caller(vcpu), space, GuestVa(a[0]), a[1] as u32, GuestVa(a[2]), a[3] as u32)
-        }
-        UPDATE_VA_MAPPING => mmu().do_update_va_mapping(&caller(vcpu), space, GuestVa(a[0]), a[1], a[2]),
-        MMUEXT_OP => {
-            mmu().do_mmuext_op(&caller(vcpu), space, GuestVa(a[0]), a[1] as u32, GuestVa(a[2]), a[3] as u32)
-        }
-        UPDATE_VA_MAPPING_OTHERDOMAIN => mmu().do_update_va_mapping_otherdomain(
-            &caller(vcpu),
-            space,
-            GuestVa(a[0]),
-            a[1],
-            a[2],
-            a[3] as u16,
-        ),
-        SET_GDT => mmu().do_set_gdt(&caller(vcpu), space, GuestVa(a[0]), a[1] as u32),
-        UPDATE_DESCRIPTOR => mmu().do_update_descriptor(&caller(vcpu), a[0], a[1]),
+        MMU_UPDATE => mmu_update(vcpu, a),
+        UPDATE_VA_MAPPING => update_va_mapping(vcpu, a),
+        MMUEXT_OP => mmuext_op(vcpu, a),
+        UPDATE_VA_MAPPING_OTHERDOMAIN => update_va_mapping_otherdomain(vcpu, a),
+        SET_GDT => set_gdt(vcpu, a),
+        UPDATE_DESCRIPTOR => update_descriptor(vcpu, a),
         XEN_VERSION => version::xen_version(vcpu, a[0] as u32, a[1]),
-        SET_TIMER_OP => {
-            hub::set_timer_op(vcpu, a[0]);
-            Ok(0)
-        }
-        SCHED_OP => {
-            let result = sched_op(&Machine, space, hub::sched_caller(vcpu), a[0] as u32, GuestVa(a[1]));
-            result.map(|value| value as u64)
-        }
-        EVENT_CHANNEL_OP => {
-            let caller = event::Caller { events: &vcpu.domain.events, privileged: vcpu.domain.privileged };
-            event::event_channel_op(&Machine, space, caller, a[0] as u32, GuestVa(a[1])).map(|v| v as u64)
-        }
-        VCPU_OP => {
-            let caller = VcpuCaller { events: &vcpu.domain.events, vcpu: VcpuId(vcpu.id) };
-            vcpu_op(&Machine, space, caller, a[0] as u32, a[1] as u32, GuestVa(a[2])).map(|v| v as u64)
-        }
+        SET_TIMER_OP => set_timer_op(vcpu, a),
+        SCHED_OP => schedule(vcpu, a),
+        EVENT_CHANNEL_OP => event_channel(vcpu, a),
+        VCPU_OP => vcpu_operation(vcpu, a),
         PHYSDEV_OP => devices::physdev_op(vcpu, a[0] as u32, a[1]),
         PLATFORM_OP => devices::platform_op(vcpu, a[0]),
-        MEMORY_OP => memory_op(&mmu(), space, &caller(vcpu), a[0], GuestVa(a[1])).map(|v| v as u64),
-        GRANT_TABLE_OP => {
-            let result =
-                grant_table_op(&mmu(), space, &caller(vcpu), a[0] as u32, GuestVa(a[1]), a[2] as u32);
-            result.map(|v| v as u64)
-        }
+        MEMORY_OP => memory(vcpu, a),
+        GRANT_TABLE_OP => grant_table(vcpu, a),
         SYSCTL => sysctl::sysctl(vcpu, a[0]),
         NMI_OP => entry_points::nmi_op(vcpu, a[0] as u32, a[1]),
         SET_TRAP_TABLE => entry_points::set_trap_table(vcpu, a[0]),
@@ -134,6 +119,71 @@ pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
         CALLBACK_OP => entry_points::callback_op(vcpu, a[0] as u32, a[1]),
         _ => Err(unknown(vcpu, number)),
     }
+}
+
+#[inline(never)]
+fn mmu_update(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    mmu().do_mmu_update(&caller(vcpu), &Caller, GuestVa(a[0]), a[1] as u32, GuestVa(a[2]), a[3] as u32)
+}
+
+#[inline(never)]
+fn update_va_mapping(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    mmu().do_update_va_mapping(&caller(vcpu), &Caller, GuestVa(a[0]), a[1], a[2])
+}
+
+#[inline(never)]
+fn update_va_mapping_otherdomain(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    mmu().do_update_va_mapping_otherdomain(&caller(vcpu), &Caller, GuestVa(a[0]), a[1], a[2], a[3] as u16)
+}
+
+#[inline(never)]
+fn mmuext_op(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    mmu().do_mmuext_op(&caller(vcpu), &Caller, GuestVa(a[0]), a[1] as u32, GuestVa(a[2]), a[3] as u32)
+}
+
+#[inline(never)]
+fn set_gdt(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    mmu().do_set_gdt(&caller(vcpu), &Caller, GuestVa(a[0]), a[1] as u32)
+}
+
+#[inline(never)]
+fn update_descriptor(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    mmu().do_update_descriptor(&caller(vcpu), a[0], a[1])
+}
+
+#[inline(never)]
+fn set_timer_op(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    hub::set_timer_op(vcpu, a[0]);
+    Ok(0)
+}
+
+#[inline(never)]
+fn schedule(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    let result = sched_op(&Machine, &Caller, hub::sched_caller(vcpu), a[0] as u32, GuestVa(a[1]));
+    result.map(|value| value as u64)
+}
+
+#[inline(never)]
+fn event_channel(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    let caller = event::Caller { events: &vcpu.domain.events, privileged: vcpu.domain.privileged };
+    event::event_channel_op(&Machine, &Caller, caller, a[0] as u32, GuestVa(a[1])).map(|v| v as u64)
+}
+
+#[inline(never)]
+fn vcpu_operation(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    let caller = VcpuCaller { events: &vcpu.domain.events, vcpu: VcpuId(vcpu.id) };
+    vcpu_op(&Machine, &Caller, caller, a[0] as u32, a[1] as u32, GuestVa(a[2])).map(|v| v as u64)
+}
+
+#[inline(never)]
+fn memory(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    memory_op(mmu(), &Caller, &caller(vcpu), a[0], GuestVa(a[1])).map(|v| v as u64)
+}
+
+#[inline(never)]
+fn grant_table(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
+    let result = grant_table_op(mmu(), &Caller, &caller(vcpu), a[0] as u32, GuestVa(a[1]), a[2] as u32);
+    result.map(|v| v as u64)
 }
 
 /// A call that is not implemented is logged once a domain and number.

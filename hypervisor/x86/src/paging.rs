@@ -37,8 +37,8 @@ static READ_ONLY_IO: Mutex<RangeSet> = Mutex::new(RangeSet::new());
 static MACHINE: Machine = Machine;
 static CLOCK: FlushClock = FlushClock::new();
 
-/// The frame table and the M2P, as slices over their windows.
-static TABLES: Once<(FrameTable<'static>, &'static [AtomicU64])> = Once::new();
+/// The frame table and the M2P, as slices over their windows, and what belongs to them.
+static MMU: Once<Mmu<'static, Machine>> = Once::new();
 
 /// Makes the core see the frame table and the M2P that [`mem::take_over`] mapped.
 pub fn init(extent: mem::Extent) {
@@ -51,15 +51,15 @@ pub fn init(extent: mem::Extent) {
             core::slice::from_raw_parts(layout::M2P_RW as *const AtomicU64, len),
         )
     };
-    TABLES.call_once(|| tables);
+    let (frames, m2p) = tables;
+    MMU.call_once(|| Mmu { frames, heap: &HEAP, m2p, read_only_io: &READ_ONLY_IO, port: &MACHINE });
 }
 
 /// Everything the core's page-table code works on.
 #[inline(always)]
-pub fn mmu() -> Mmu<'static, Machine> {
+pub fn mmu() -> &'static Mmu<'static, Machine> {
     // SAFETY: `init` runs before the first guest and before the first use (order in `start`).
-    let (frames, m2p) = unsafe { *TABLES.get_unchecked() };
-    Mmu { frames, heap: &HEAP, m2p, read_only_io: &READ_ONLY_IO, port: &MACHINE }
+    unsafe { MMU.get_unchecked() }
 }
 
 /// The calling vCPU, for the core.

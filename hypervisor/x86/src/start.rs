@@ -367,6 +367,22 @@ fn take_root(vcpu: &'static Vcpu, root: Mfn) -> Result<(), dom0::Error> {
 /// Messages (MSI, MSI-X) that dom0 can have.
 const MESSAGES: u32 = 224;
 
+/// Says what the hypervisor takes: RAM that is neither free nor dom0's, and the time since it was entered.
+fn report_cost(dom0: &Domain) {
+    let ram = INFO.get().map_or(0, |info| mem::extent(info).ram_frames);
+    let (free, owned) = (HEAP.free_frames(), dom0.memory.pages());
+    log::info!(
+        "RAM {} KiB: {} free, {} of dom0, {} of the hypervisor",
+        ram * 4,
+        free * 4,
+        owned * 4,
+        ram.saturating_sub(free + owned) * 4
+    );
+    let ticks = console::ticks_since_start();
+    let microseconds = time::clock().map_or(0, |clock| ticks / (clock.tsc_hz / 1_000_000).max(1));
+    log::info!("{}.{:03} ms since the loader", microseconds / 1000, microseconds % 1000);
+}
+
 /// Puts the vCPU on this CPU and goes to it.
 fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
     let cpu = this_cpu();
@@ -376,6 +392,7 @@ fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
     {
         serial::enable_interrupt(&line_settings(&options), platform);
     }
+    report_cost(vcpu.domain);
     log::info!("dom0 starts at {:#x}", regs.rip);
     if options.vga.is_none_or(|v| !v.contains("keep")) {
         vga::release();

@@ -14,6 +14,7 @@ use crate::vcpu::Vcpu;
 const LONGEST: u64 = 16 * 1024;
 
 /// Writes or reads bytes; the answer counts them.
+#[inline(never)]
 pub fn console_io(vcpu: &Vcpu, command: u32, count: u64, buffer: u64) -> Outcome {
     if !vcpu.domain.privileged {
         return Err(Errno::EPERM.into());

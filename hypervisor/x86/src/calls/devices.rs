@@ -44,6 +44,7 @@ impl Caller for Asking {
 }
 
 /// Performs `physdev_op`.
+#[inline(never)]
 pub fn physdev_op(vcpu: &'static Vcpu, command: u32, argument: u64) -> Outcome {
     let at = GuestVa(argument);
     let request = decode(command, at, &guest::Caller)?;
@@ -61,6 +62,7 @@ pub fn physdev_op(vcpu: &'static Vcpu, command: u32, argument: u64) -> Outcome {
 }
 
 /// Performs `platform_op`.
+#[inline(never)]
 pub fn platform_op(vcpu: &'static Vcpu, argument: u64) -> Outcome {
     platform::platform_op(GuestVa(argument), vcpu.domain.privileged, &guest::Caller, &Host)?;
     Ok(0)

@@ -20,6 +20,7 @@ use crate::vcpu::Vcpu;
 use crate::{cpu, emulate};
 
 /// `set_trap_table`: entries until one with address zero; a null pointer clears the table.
+#[inline(never)]
 pub fn set_trap_table(vcpu: &Vcpu, table: u64) -> Outcome {
     if table == 0 {
         vcpu.traps.iter().for_each(|t| t.set(TrapEntry::EMPTY));
@@ -38,6 +39,7 @@ pub fn set_trap_table(vcpu: &Vcpu, table: u64) -> Outcome {
 }
 
 /// `set_callbacks`: event, failsafe and system-call entry points at once.
+#[inline(never)]
 pub fn set_callbacks(vcpu: &Vcpu, event: u64, failsafe: u64, syscall: u64) -> Outcome {
     let handler = |address, mask| Handler::new(GuestVa(address), mask).map_err(|_| Errno::EINVAL);
     let (event, failsafe, syscall) =
@@ -49,6 +51,7 @@ pub fn set_callbacks(vcpu: &Vcpu, event: u64, failsafe: u64, syscall: u64) -> Ou
 }
 
 /// `callback_op`.
+#[inline(never)]
 pub fn callback_op(vcpu: &Vcpu, command: u32, argument: u64) -> Outcome {
     match command {
         CALLBACKOP_REGISTER => {
@@ -109,6 +112,7 @@ const GS_BASE: u32 = 0xc000_0101;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// `set_segment_base`. The kernel calls, so that its own GS base is loaded and the user's is the hidden one.
+#[inline(never)]
 pub fn set_segment_base(which: u32, base: u64) -> Outcome {
     let (msr, base) = match SegmentBase::new(which, base)? {
         SegmentBase::Fs(base) => (FS_BASE, base),
@@ -161,6 +165,7 @@ pub fn fpu_taskswitch(vcpu: &Vcpu, set: u64) -> Outcome {
 }
 
 /// `set_debugreg`. Breakpoints on the hypervisor's addresses are refused.
+#[inline(never)]
 pub fn set_debugreg(vcpu: &Vcpu, register: u64, value: u64) -> Outcome {
     let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::ENODEV.into()) };
     vcpu.with_control(|c| {
@@ -172,6 +177,7 @@ pub fn set_debugreg(vcpu: &Vcpu, register: u64, value: u64) -> Outcome {
 }
 
 /// `get_debugreg`. The number's errors look like values, as in the reference.
+#[inline(never)]
 pub fn get_debugreg(vcpu: &Vcpu, register: u64) -> Outcome {
     let Ok(register @ 0..=7) = u8::try_from(register) else { return Err(Errno::ENODEV.into()) };
     vcpu.with_control(|c| {
@@ -181,6 +187,7 @@ pub fn get_debugreg(vcpu: &Vcpu, register: u64) -> Outcome {
 }
 
 /// `vm_assist`.
+#[inline(never)]
 pub fn vm_assist(vcpu: &Vcpu, command: u32, kind: u32) -> Outcome {
     const OFFERED: u64 = 1 << VMASST_TYPE_4GB_SEGMENTS
         | 1 << VMASST_TYPE_4GB_SEGMENTS_NOTIFY
@@ -205,6 +212,7 @@ pub fn vm_assist(vcpu: &Vcpu, command: u32, kind: u32) -> Outcome {
 }
 
 /// `nmi_op`: the NMI callback.
+#[inline(never)]
 pub fn nmi_op(vcpu: &Vcpu, command: u32, argument: u64) -> Outcome {
     use guest_abi::nmi::{XENNMI_REGISTER_CALLBACK, XENNMI_UNREGISTER_CALLBACK, XennmiCallback};
     match command {

@@ -24,6 +24,7 @@ const ARGS: u64 = 16;
 
 /// Performs `count` entries at `list`, writing each entry's result behind its number. An entry that must be
 /// continued has its arguments replaced by those of the continuation, as the public header allows.
+#[inline(never)]
 pub fn multicall(vcpu: &'static Vcpu, list: u64, count: u64) -> Outcome {
     let count = u64::from(count as u32);
     for done in 0..count {

@@ -25,6 +25,7 @@ const OPERATION: u64 = 8;
 ///
 /// # Errors
 /// `-EPERM` for a domain without privilege, `-EACCES` for an unknown interface version, `-ENOSYS` for other operations.
+#[inline(never)]
 pub fn sysctl(vcpu: &Vcpu, argument: u64) -> Outcome {
     if !vcpu.domain.privileged {
         return Err(Errno::EPERM.into());

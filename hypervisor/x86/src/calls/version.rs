@@ -41,6 +41,7 @@ pub fn init(version: (u16, u16), command_line: &'static str) {
 }
 
 /// Performs the call.
+#[inline(never)]
 pub fn xen_version(vcpu: &Vcpu, command: u32, argument: u64) -> Outcome {
     let Some(identity) = IDENTITY.get() else { return Err(guest_abi::errno::Errno::ENOSYS.into()) };
     let caller =
