@@ -16,6 +16,7 @@ pub mod emulate;
 pub mod iret;
 pub mod msr;
 pub mod ptwr;
+pub mod ptwr_string;
 pub mod regs;
 pub mod trap;
 

@@ -73,6 +73,11 @@ pub struct EntryWrite {
 }
 
 impl EntryWrite {
+    /// A store of `value` that another decoder found; the operand is aligned. Its end is that decoder's business.
+    pub(crate) const fn store(address: GuestVa, bytes: u8, value: u64) -> EntryWrite {
+        EntryWrite { address, bytes, length: 0, operation: Operation::Store(value) }
+    }
+
     /// Where the operand is.
     #[inline(always)]
     pub const fn address(&self) -> GuestVa {

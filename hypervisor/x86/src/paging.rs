@@ -15,13 +15,13 @@ use hv_pv::descriptor::SegmentDescriptor;
 use hv_pv::emulate::decode::Segment;
 use hv_pv::emulate::port::RootSwitch;
 use hv_pv::ptwr;
+use hv_pv::ptwr_string::StringWrite;
 use hv_pv::regs::Regs;
 use hv_types::{DomId, GuestVa, Mfn};
 use spin::{Mutex, Once};
 
 use guest_abi::errno::Errno;
 use guest_abi::memory::E820Entry;
-use guest_abi::xen::VMASST_TYPE_WRITABLE_PAGETABLES;
 
 use crate::guest::Caller as GuestMemory;
 use crate::layout;
@@ -388,44 +388,79 @@ const ATTEMPTS: u32 = 8;
 
 /// A write to a page-table page that is mapped read-only. True if done.
 pub fn page_table_write(regs: &mut Regs, vcpu: &'static Vcpu, address: u64) -> bool {
-    let (m, caller) = (mmu(), caller(vcpu));
-    let Some((_, _, leaf)) = m.leaf_of(&caller, GuestVa(address)) else { return false };
-    let table = leaf.mfn();
-    if !leaf.is_present()
-        || !m.frames.is_table(table, 1)
-        || !vcpu.domain.assists(VMASST_TYPE_WRITABLE_PAGETABLES)
-    {
+    let Some((_, _, leaf)) = mmu().leaf_of(&caller(vcpu), GuestVa(address)) else { return false };
+    if !leaf.is_present() || !mmu().frames.is_table(leaf.mfn(), 1) {
         return false;
     }
     let mut code = [0; CODE + 1];
-    let Ok(write) = ptwr::decode(fetch(regs.rip, &mut code), regs, GuestVa(address), segment_base) else {
-        return false;
+    let code = fetch(regs.rip, &mut code);
+    let stepped = match ptwr::decode(code, regs, GuestVa(address), segment_base) {
+        Ok(write) => match store_entry(vcpu, leaf.mfn(), &write) {
+            Some(Stored::Found(old)) => write.retire(old, regs),
+            Some(Stored::Again) => return true,
+            None => return false,
+        },
+        Err(_) => match string_write(regs, vcpu, leaf.mfn(), code, GuestVa(address)) {
+            Some(stepped) => stepped,
+            None => return false,
+        },
     };
-    let index = write.index();
-    if let Some(new) = write.unconditional() {
-        if m.emulated_write(&caller, table, index * 8, 8, EmulatedWrite::Store(new)).is_err() {
-            return false;
-        }
-        return finish_write(&write, 0, regs, vcpu);
-    }
-    for _ in 0..ATTEMPTS {
-        let old = MACHINE.load64(table, index);
-        let Some(new) = write.entry(old) else { return finish_write(&write, old, regs, vcpu) };
-        match m.emulated_write(&caller, table, index * 8, 8, EmulatedWrite::CompareExchange { old, new }) {
-            Ok(_) => return finish_write(&write, old, regs, vcpu),
-            Err(Errno::EAGAIN) => {}
-            Err(_) => return false,
-        }
-    }
-    // The guest runs the instruction again.
-    true
-}
-
-fn finish_write(write: &ptwr::EntryWrite, old: u64, regs: &mut Regs, vcpu: &'static Vcpu) -> bool {
-    if write.retire(old, regs) {
+    if stepped {
         crate::trap::single_step(regs, vcpu);
     }
     true
+}
+
+/// How a write of an entry ended.
+enum Stored {
+    /// It found this.
+    Found(u64),
+    /// It kept losing its race: the guest runs the instruction again.
+    Again,
+}
+
+/// Has the core check and exchange the entry. `None`: it refuses.
+#[inline(always)]
+fn store_entry(vcpu: &'static Vcpu, table: Mfn, write: &ptwr::EntryWrite) -> Option<Stored> {
+    let (m, caller, index) = (mmu(), caller(vcpu), write.index());
+    if let Some(new) = write.unconditional() {
+        let old = m.emulated_write(&caller, table, index * 8, 8, EmulatedWrite::Store(new)).ok()?;
+        return Some(Stored::Found(old));
+    }
+    for _ in 0..ATTEMPTS {
+        let old = MACHINE.load64(table, index);
+        let Some(new) = write.entry(old) else { return Some(Stored::Found(old)) };
+        match m.emulated_write(&caller, table, index * 8, 8, EmulatedWrite::CompareExchange { old, new }) {
+            Ok(_) => return Some(Stored::Found(old)),
+            Err(Errno::EAGAIN) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(Stored::Again)
+}
+
+/// One element of a STOS or MOVS. The answer says whether a single-step trap follows.
+#[cold]
+fn string_write(
+    regs: &mut Regs,
+    vcpu: &'static Vcpu,
+    table: Mfn,
+    code: &[u8],
+    fault: GuestVa,
+) -> Option<bool> {
+    let string = StringWrite::decode(code, regs, fault).ok()?;
+    let value = match string.source(regs) {
+        None => regs.rax,
+        Some((from, len)) => {
+            let mut bytes = [0; 8];
+            GuestMemory.read(from, bytes.get_mut(..len)?).ok()?;
+            u64::from_le_bytes(bytes)
+        }
+    };
+    match store_entry(vcpu, table, &string.element(value))? {
+        Stored::Found(_) => Some(string.retire(regs)),
+        Stored::Again => Some(false),
+    }
 }
 
 /// Makes another frame the kernel's root: a trapped `mov cr3`.
