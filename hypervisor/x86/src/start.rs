@@ -186,6 +186,10 @@ fn start_devices(info: &'static Info) -> u32 {
         give_up(format_args!("{error:?}: no usable local APIC; switch it on in the firmware"));
     }
     apic::init_cpu(platform, 0);
+    let usable = platform.processors.iter().filter(|p| p.usable).count();
+    if usable > 1 {
+        log::warn!("{usable} processors, of which this version uses one");
+    }
     if time::init(platform).is_err() {
         give_up(format_args!("no clock to measure the processor's counter with"));
     }
