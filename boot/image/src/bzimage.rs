@@ -61,7 +61,7 @@ impl fmt::Display for FormatError {
         match *self {
             Self::TooShort => f.write_str("the kernel file is empty or cut short: copy it again"),
             Self::NotAKernel => f.write_str(
-                "the file is neither a bzImage nor an ELF kernel: name the kernel (vmlinuz) first, its initramfs after it",
+                "the file is neither a bzImage nor an ELF kernel: use a kernel (vmlinuz) as first module, its initramfs after it",
             ),
             Self::OldProtocol { version } => write!(
                 f,
