@@ -149,6 +149,11 @@ fn rows(transcript: &str) -> Result<Vec<(String, f64)>> {
         rows.push((name.to_owned(), number.parse().with_context(|| format!("bad line {line}"))?));
     }
     ensure!(!rows.is_empty(), "the program printed no row");
+    // The firmware and GRUB are in this one: they are the same for all.
+    let start = transcript.lines().find_map(|line| line.strip_prefix("BENCH-AT init "));
+    if let Some(cycles) = start.and_then(|text| text.trim().parse().ok()) {
+        rows.push(("power-on-to-init".to_owned(), cycles));
+    }
     Ok(rows)
 }
 
@@ -245,6 +250,8 @@ mod tests {
         let text = "[1.0] BENCH no\r\nBENCH getpid 322.5\r\n(XEN) BENCH no\r\nBENCH fork-exit 155000.0\r\nBENCH-END\r\n";
         assert_eq!(rows(text).unwrap(), [("getpid".to_owned(), 322.5), ("fork-exit".to_owned(), 155_000.0)]);
         assert!(rows("BENCH-END\n").is_err());
+        let start = rows("BENCH-AT init 7000\r\nBENCH getpid 1\n").unwrap();
+        assert_eq!(start.last(), Some(&("power-on-to-init".to_owned(), 7000.0)));
         let error = rows("BENCH getpid 1\nBENCH-FAILED thread why\n").unwrap_err().to_string();
         assert!(error.contains("thread why"));
     }
