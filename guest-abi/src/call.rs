@@ -36,7 +36,7 @@ macro_rules! hypercall_table {
             17 XenVersion                   XEN_VERSION                   "xen_version"                    2 any        whole       implemented;
             18 ConsoleIo                    CONSOLE_IO                    "console_io"                     3 any        preemptible implemented;
             19 PhysdevOpCompat              PHYSDEV_OP_COMPAT             "physdev_op_compat"              1 any        whole       unimplemented;
-            20 GrantTableOp                 GRANT_TABLE_OP                "grant_table_op"                 3 any        preemptible unimplemented;
+            20 GrantTableOp                 GRANT_TABLE_OP                "grant_table_op"                 3 any        preemptible implemented;
             21 VmAssist                     VM_ASSIST                     "vm_assist"                      2 any        whole       implemented;
             22 UpdateVaMappingOtherdomain   UPDATE_VA_MAPPING_OTHERDOMAIN "update_va_mapping_otherdomain"  4 privileged whole       implemented;
             23 Iret                         IRET                          "iret"                           0 any        whole       implemented;
@@ -51,7 +51,7 @@ macro_rules! hypercall_table {
             32 EventChannelOp               EVENT_CHANNEL_OP              "event_channel_op"               2 any        preemptible implemented;
             33 PhysdevOp                    PHYSDEV_OP                    "physdev_op"                     2 any        whole       implemented;
             34 HvmOp                        HVM_OP                        "hvm_op"                         2 any        preemptible unimplemented;
-            35 Sysctl                       SYSCTL                        "sysctl"                         1 privileged preemptible unimplemented;
+            35 Sysctl                       SYSCTL                        "sysctl"                         1 privileged preemptible implemented;
             36 Domctl                       DOMCTL                        "domctl"                         1 privileged preemptible unimplemented;
             37 KexecOp                      KEXEC_OP                      "kexec_op"                       2 privileged whole       unimplemented;
             38 TmemOp                       TMEM_OP                       "tmem_op"                        1 privileged whole       unimplemented;
@@ -103,29 +103,29 @@ macro_rules! suboperation_table {
                 63 "get_symbol"                     unimplemented;
             }
             MemoryOp {
-                0  "increase_reservation"           unimplemented;
-                1  "decrease_reservation"           unimplemented;
-                2  "maximum_ram_page"               unimplemented;
-                3  "current_reservation"            unimplemented;
-                4  "maximum_reservation"            unimplemented;
-                5  "machphys_mfn_list"              unimplemented;
-                6  "populate_physmap"               unimplemented;
-                7  "add_to_physmap"                 unimplemented;
+                0  "increase_reservation"           implemented;
+                1  "decrease_reservation"           implemented;
+                2  "maximum_ram_page"               implemented;
+                3  "current_reservation"            implemented;
+                4  "maximum_reservation"            implemented;
+                5  "machphys_mfn_list"              implemented;
+                6  "populate_physmap"               implemented;
+                7  "add_to_physmap"                 implemented;
                 9  "memory_map"                     unimplemented;
                 10 "machine_memory_map"             implemented;
-                11 "exchange"                       unimplemented;
-                12 "machphys_mapping"               unimplemented;
-                13 "set_memory_map"                 unimplemented;
-                14 "maximum_gpfn"                   unimplemented;
-                15 "remove_from_physmap"            unimplemented;
+                11 "exchange"                       implemented;
+                12 "machphys_mapping"               implemented;
+                13 "set_memory_map"                 implemented;
+                14 "maximum_gpfn"                   implemented;
+                15 "remove_from_physmap"            implemented;
                 16 "set_pod_target"                 unimplemented;
                 17 "get_pod_target"                 unimplemented;
-                18 "get_sharing_freed_pages"        unimplemented;
-                19 "get_sharing_shared_pages"       unimplemented;
+                18 "get_sharing_freed_pages"        implemented;
+                19 "get_sharing_shared_pages"       implemented;
                 20 "paging_op"                      unimplemented;
                 21 "access_op"                      unimplemented;
                 22 "sharing_op"                     unimplemented;
-                23 "add_to_physmap_batch"           unimplemented;
+                23 "add_to_physmap_batch"           implemented;
                 24 "claim_pages"                    unimplemented;
                 25 "machphys_compat_mfn_list"       unimplemented;
                 26 "get_vnumainfo"                  unimplemented;
@@ -150,18 +150,18 @@ macro_rules! suboperation_table {
                 1  "read"                           implemented;
             }
             GrantTableOp {
-                0  "map_grant_ref"                  unimplemented;
-                1  "unmap_grant_ref"                unimplemented;
-                2  "setup_table"                    unimplemented;
+                0  "map_grant_ref"                  implemented;
+                1  "unmap_grant_ref"                implemented;
+                2  "setup_table"                    implemented;
                 3  "dump_table"                     unimplemented;
                 4  "transfer"                       unimplemented;
-                5  "copy"                           unimplemented;
-                6  "query_size"                     unimplemented;
+                5  "copy"                           implemented;
+                6  "query_size"                     implemented;
                 7  "unmap_and_replace"              unimplemented;
-                8  "set_version"                    unimplemented;
-                9  "get_status_frames"              unimplemented;
-                10 "get_version"                    unimplemented;
-                11 "swap_grant_ref"                 unimplemented;
+                8  "set_version"                    implemented;
+                9  "get_status_frames"              implemented;
+                10 "get_version"                    implemented;
+                11 "swap_grant_ref"                 implemented;
                 12 "cache_flush"                    unimplemented;
             }
             VmAssist {

@@ -17,6 +17,15 @@ pub fn expected(said: &str) -> String {
     said.lines().filter_map(|line| known(line.split(": ").next()?)).collect()
 }
 
+/// Guests whose subject is an operation, as the table names it.
+const NEEDS: &[(&str, &str)] = &[("grant_maps", "grant_table_op/map_grant_ref")];
+
+/// What the guest is about and the table says is not implemented yet; it has nothing to claim until then.
+pub fn lacks(guest: &str) -> Option<&'static str> {
+    let (_, operation) = NEEDS.iter().find(|(name, _)| *name == guest)?;
+    (table().get(*operation) == Some(&Status::Unimplemented)).then_some(*operation)
+}
+
 fn word(status: Status) -> &'static str {
     match status {
         Status::Implemented => "yes",

@@ -440,7 +440,8 @@ fn map_m2p(root: &mut Root, info: &Info, ext: Extent) -> Result<(), NoMemory> {
         let l2 = Root::descend(l3, (layout::M2P_RW + at) as usize >> 30 & 511, pte::TABLE)?;
         // SAFETY: reads our own tables.
         let e2 = unsafe { Root::entry(l2, (layout::M2P_RW + at) as usize >> 21 & 511).read() };
-        let flags = pte::P | pte::U | pte::A | pte::G | pte::NX;
+        // Not global: a switch to user mode, whose roots do not show it, must take it away.
+        let flags = pte::P | pte::U | pte::A | pte::NX;
         if e2 & pte::PS != 0 {
             root.map(layout::M2P_RO + at, e2 & pte::ADDRESS & !(MIB2 - 1), MIB2, flags)?;
             at += MIB2;

@@ -168,6 +168,7 @@ impl<P: Machine> Mmu<'_, P> {
             return Ok(());
         }
         self.get_table(vcpu, caller.domain, root, 4)?.sleep();
+        self.show_m2p(caller.domain.id, root);
         self.drop_ldt(caller);
         vcpu.kernel_root.store(root.0, Relaxed);
         self.port.load_root(root);
@@ -220,14 +221,17 @@ impl<P: Machine> Mmu<'_, P> {
     /// Gives a vCPU that does not run its first roots (the builder's, or `VCPUOP_initialise`'s). The user root is
     /// optional. [`CallError::Retry`]: call again. `EINVAL`: not roots of the domain.
     pub fn set_roots(&self, caller: &Caller<'_>, kernel: Mfn, user: Option<Mfn>) -> Result<(), CallError> {
-        let roots = [(Some(kernel), &caller.vcpu.kernel_root), (user, &caller.vcpu.user_root)];
-        for (root, place) in roots {
+        let roots = [(Some(kernel), true, &caller.vcpu.kernel_root), (user, false, &caller.vcpu.user_root)];
+        for (root, is_kernel, place) in roots {
             let Some(root) = root else { continue };
             if place.load(Relaxed) == root.0 {
                 continue;
             }
             match self.get_table(caller.vcpu, caller.domain, root, 4) {
                 Ok(table) => {
+                    if is_kernel {
+                        self.show_m2p(caller.domain.id, root);
+                    }
                     let old = place.swap(table.sleep().0, Relaxed);
                     if old != 0 {
                         self.drop_table_later(caller.vcpu, TypeRef::wake(Mfn(old)));

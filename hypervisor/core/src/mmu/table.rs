@@ -17,6 +17,8 @@ use crate::frame::{Claimed, GeneralRef, Kind, PutType, TakeType, TypeRef};
 
 /// First and last slot of a root that are the hypervisor's.
 pub(super) const HYPERVISOR_SLOTS: core::ops::RangeInclusive<usize> = 256..=271;
+/// The one of them that shows the machine-to-physical table to the guest (`MACH2PHYS_VIRT_START`).
+const M2P_SLOT: usize = 256;
 
 /// Entries looked at together.
 const RUN: usize = 8;
@@ -235,7 +237,16 @@ impl<P: Machine> Mmu<'_, P> {
     fn fill_hypervisor_slots(&self, domain: DomId, root: Mfn) {
         let words = self.port.hypervisor_slots(domain);
         for (slot, word) in HYPERVISOR_SLOTS.zip(words) {
-            self.port.store64(root, slot, word);
+            self.port.store64(root, slot, if slot == M2P_SLOT { 0 } else { word });
+        }
+    }
+
+    /// Lets the guest read the machine-to-physical table through a root that its kernel is about to use. A root that only
+    /// user mode uses does not show it.
+    #[inline(always)]
+    pub(super) fn show_m2p(&self, domain: DomId, root: Mfn) {
+        if self.port.load64(root, M2P_SLOT) == 0 {
+            self.port.store64(root, M2P_SLOT, self.port.hypervisor_slots(domain)[0]);
         }
     }
 

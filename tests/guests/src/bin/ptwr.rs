@@ -2,9 +2,10 @@
 #![no_std]
 #![no_main]
 
+use claim::abi::Hypercall;
 use claim::abi::xen::*;
 use claim::mm::{self, FRAME, READABLE, WRITABLE};
-use claim::{attempt, outcome, say};
+use claim::{ask, attempt, call, outcome, say};
 
 claim::claim!(run);
 
@@ -15,6 +16,7 @@ fn run() {
     not_a_table(table);
     assert!(mm::mmuext(MMUEXT_PIN_L1_TABLE, mfn, 0) == 0, "pin");
     let target = mm::mfn_of(mm::page()) << 12;
+    without_assist(table, target | WRITABLE);
     whole(table, target | WRITABLE);
     locked(table, target | WRITABLE);
     partial(table, target | WRITABLE);
@@ -27,6 +29,17 @@ fn not_a_table(page: u64) {
         "write to a read-only page that is no table",
         attempt!(["mov [{p}], {v}"], p = in(reg) page, v = in(reg) 1_u64)
     );
+}
+
+/// The emulation is an assist that the guest switches.
+fn without_assist(table: u64, entry: u64) {
+    let assist =
+        |command: u32| call(Hypercall::VmAssist, &[command.into(), VMASST_TYPE_WRITABLE_PAGETABLES.into()]);
+    let write = || attempt!(["mov [{p}], {v}"], p = in(reg) table, v = in(reg) entry);
+    outcome!("before any assist", write());
+    ask!("assist off", assist(VMASST_CMD_DISABLE));
+    outcome!("mov", write());
+    ask!("assist on", assist(VMASST_CMD_ENABLE));
 }
 
 fn whole(table: u64, entry: u64) {
