@@ -14,6 +14,9 @@ what each operation takes, in instructions, and the ratio. A `bar` is the ratio 
 
   --on LIST       xen,xenolith (both)
   --cpu MODEL     QEMU's CPU model (qemu64)
+  --memory MIB    memory of the machine (512)
+  --append OPTIONS  more options for the hypervisor; with `loglvl=info --verbose` Xenolith's log says how long it took
+                  and how much memory it keeps
   --check         fail if a ratio is above its bar
   --verbose       print the serial lines
 ";
@@ -44,6 +47,8 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         match arg.as_str() {
             "--on" => on = value()?.split(',').map(hypervisor).collect::<Result<_>>()?,
             "--cpu" => options.cpu = value()?.clone(),
+            "--memory" => options.memory = value()?.parse().context("--memory needs MiB")?,
+            "--append" => options.append = value()?.clone(),
             "--check" => check = true,
             "--verbose" => verbose = true,
             "--help" | "-h" => {
