@@ -45,7 +45,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NoKernel => f.write_str(
-                "GRUB loaded no dom0 kernel: add a line `module2 /boot/vmlinuz-… placeholder root=…` behind multiboot2",
+                "GRUB loaded no dom0 kernel: add a line `module2 /boot/vmlinuz placeholder root=/dev/...` behind multiboot2",
             ),
             Error::Format(e) => write!(f, "{e}"),
             Error::Decompress(e) => write!(f, "{e}"),

@@ -63,11 +63,11 @@ fn requests_before_the_failed_one_are_done_and_those_after_it_are_not() {
 fn an_interrupted_batch_goes_on_where_it_stopped_and_adds_up() {
     let world = World::new();
     let own = frames(&world);
-    let list: Vec<u64> = (30..37).flat_map(|index| entry(&own, index, own[15] << 12 | 3)).collect();
+    let list: Vec<u64> = (30..130).flat_map(|index| entry(&own, index, own[15] << 12 | 3)).collect();
     let batch = Batch::new(&list);
-    // Every second question is answered with yes.
+    // Every second question is answered with yes; one is asked after sixteen leaves.
     world.sim.hurry.store(0xaaaa_aaaa_aaaa_aaaa, SeqCst);
-    let mut args = [Buffer::BASE.0, 7, batch.done.0, u64::from(SELF)];
+    let mut args = [Buffer::BASE.0, 100, batch.done.0, u64::from(SELF)];
     let mut calls = 1;
     loop {
         let (count, domain) = (args[1] as u32, args[3] as u32);
@@ -88,13 +88,13 @@ fn an_interrupted_batch_goes_on_where_it_stopped_and_adds_up() {
         }
         let done = u64::from(batch.done());
         assert_eq!(args[0], Buffer::BASE.0 + done * 16);
-        assert_eq!(args[1], (7 - done) | 0x8000_0000);
+        assert_eq!(args[1], (100 - done) | 0x8000_0000);
         calls += 1;
         world.check().unwrap();
     }
     assert!(calls > 2, "{calls}");
-    assert_eq!(batch.done(), 7);
-    assert!((30..37).all(|index| world.sim.load64(Mfn(own[3]), index) & 1 == 1));
+    assert_eq!(batch.done(), 100);
+    assert!((30..130).all(|index| world.sim.load64(Mfn(own[3]), index) & 1 == 1));
 }
 
 #[test]
