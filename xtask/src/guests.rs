@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 /// One instruction at a time costs wall time.
 const ICOUNT_LIMIT: Duration = Duration::from_secs(300);
 const OPTIONS: &str = "com1=115200,8n1 console=com1 loglvl=none guest_loglvl=none";
