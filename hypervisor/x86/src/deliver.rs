@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use hv_pv::bounce::{self, Frame, Origin};
+use hv_pv::bounce::{self, BadStack, Frame, Origin};
 use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{self, Event, Handler};
 
@@ -23,13 +23,15 @@ fn origin<'a>(vcpu: &Vcpu, regs: &'a Regs) -> Origin<'a> {
     }
 }
 
-/// Puts a planned frame on the guest's kernel stack, on its kernel's page table.
+/// Puts a planned frame on the guest's kernel stack, on its kernel's page table; answers the new stack pointer.
 #[inline(always)]
-fn store<const N: usize>(vcpu: &Vcpu, frame: &Frame<N>) -> Result<(), Crash> {
+fn store<const N: usize>(vcpu: &Vcpu, planned: Result<Frame<N>, BadStack>) -> Result<u64, Crash> {
+    let frame = planned.map_err(|_| Crash::KernelStack)?;
     if vcpu.mode.get() == Mode::User {
         vcpu.toggle();
     }
-    Caller.write_words(frame.sp, &frame.words).map_err(|_| Crash::KernelStack)
+    Caller.write_words(frame.sp, &frame.words).map_err(|_| Crash::KernelStack)?;
+    Ok(frame.sp)
 }
 
 /// Gives exception `vector` to the guest.
@@ -40,14 +42,8 @@ pub fn exception(regs: &mut Regs, vcpu: &Vcpu, vector: u8, error: Option<u32>) {
     };
     let from = origin(vcpu, regs);
     let done = match error {
-        Some(error) => from.frame_with_error(error).map_err(|_| Crash::KernelStack).and_then(|f| {
-            store(vcpu, &f)?;
-            Ok(f.sp)
-        }),
-        None => from.frame().map_err(|_| Crash::KernelStack).and_then(|f| {
-            store(vcpu, &f)?;
-            Ok(f.sp)
-        }),
+        Some(error) => store(vcpu, from.frame_with_error(error)),
+        None => store(vcpu, from.frame()),
     };
     match done {
         Ok(sp) => {
@@ -78,14 +74,11 @@ pub fn page_fault(regs: &mut Regs, vcpu: &Vcpu, address: u64, error: u32) {
     exception(regs, vcpu, trap::PF, Some(error));
 }
 
-/// Enters a callback of the guest's kernel; false if it has none.
+/// Enters a callback of the guest's kernel; without one the domain crashes for `why`.
 fn callback(regs: &mut Regs, vcpu: &Vcpu, handler: Option<Handler>, mask: bool, why: Crash) {
     let Some(handler) = handler else { return domain::crash(vcpu, regs, why) };
     let planned = origin(vcpu, regs).frame();
-    match planned.map_err(|_| Crash::KernelStack).and_then(|f| {
-        store(vcpu, &f)?;
-        Ok(f.sp)
-    }) {
+    match store(vcpu, planned) {
         Ok(sp) => {
             bounce::enter(regs, handler, sp);
             if mask || handler.masks_events {
@@ -104,10 +97,7 @@ pub fn system_call(regs: &mut Regs, vcpu: &Vcpu) {
         return exception(regs, vcpu, trap::UD, None);
     };
     let planned = origin(vcpu, regs).frame();
-    match planned.map_err(|_| Crash::KernelStack).and_then(|f| {
-        store(vcpu, &f)?;
-        Ok(f.sp)
-    }) {
+    match store(vcpu, planned) {
         Ok(sp) => {
             bounce::enter_system_call(regs, handler, sp);
             if handler.masks_events {

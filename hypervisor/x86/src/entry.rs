@@ -44,6 +44,29 @@ pub fn stub_address(vector: usize) -> u64 {
     (&raw const entry_stubs) as u64 + vector as u64 * STUB_SIZE
 }
 
+/// Pushes the registers that the processor does not, in the order of [`Regs`].
+macro_rules! save {
+    () => {
+        "push r9; push r8; push r10; push rdx; push rsi; push rdi; push rax; push rcx; push r11; \
+         push rbx; push rbp; push r12; push r13; push r14; push r15"
+    };
+}
+
+/// Pops what [`save`] pushed.
+macro_rules! restore {
+    () => {
+        "pop r15; pop r14; pop r13; pop r12; pop rbp; pop rbx; pop r11; pop rcx; pop rax; pop rdi; \
+         pop rsi; pop rdx; pop r10; pop r8; pop r9"
+    };
+}
+
+/// Calls `handler` with the saved registers; they are 8 bytes off the alignment that a call wants.
+macro_rules! call_handler {
+    () => {
+        "mov rdi, rsp; sub rsp, 8; call {handler}; add rsp, 8"
+    };
+}
+
 /// Every exception and interrupt. The stub has pushed the error code and written the vector beside it.
 ///
 /// # Safety
@@ -52,13 +75,9 @@ pub fn stub_address(vector: usize) -> u64 {
 #[unsafe(link_section = ".text.entry.trap")]
 pub unsafe extern "C" fn trap_entry() {
     naked_asm!(
-        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
-        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        save!(),
         "cld",
-        "mov rdi, rsp",
-        "sub rsp, 8",
-        "call {handler}",
-        "add rsp, 8",
+        call_handler!(),
         "jmp {exit}",
         handler = sym trap::on_trap,
         exit = sym iret_exit,
@@ -109,8 +128,7 @@ pub unsafe extern "C" fn debug_entry() {
 #[unsafe(link_section = ".text.entry.exit")]
 pub unsafe extern "C" fn iret_exit() {
     naked_asm!(
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop rcx", "pop rax", "pop rdi",
-        "pop rsi", "pop rdx", "pop r10", "pop r8", "pop r9",
+        restore!(),
         "add rsp, 8",
         "2: iretq",
         ".pushsection .ex_table, \"a\"",
@@ -129,12 +147,8 @@ pub unsafe extern "C" fn iret_exit() {
 pub unsafe extern "C" fn iret_fixup() {
     naked_asm!(
         "push 0",
-        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
-        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
-        "mov rdi, rsp",
-        "sub rsp, 8",
-        "call {handler}",
-        "add rsp, 8",
+        save!(),
+        call_handler!(),
         "jmp {exit}",
         handler = sym trap::on_bad_iret,
         exit = sym iret_exit,
@@ -156,16 +170,11 @@ pub unsafe extern "C" fn syscall_entry() {
         "push rcx",
         "push 0",
         "mov dword ptr [rsp + 4], {mark}",
-        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
-        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
-        "mov rdi, rsp",
-        "sub rsp, 8",
-        "call {handler}",
-        "add rsp, 8",
+        save!(),
+        call_handler!(),
         "test al, al",
         "jz {iret}",
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx", "pop r11", "pop rcx", "pop rax", "pop rdi",
-        "pop rsi", "pop rdx", "pop r10", "pop r8", "pop r9",
+        restore!(),
         "mov rcx, [rsp + 8]",
         "mov r11, [rsp + 24]",
         "mov rsp, [rsp + 32]",
@@ -191,12 +200,8 @@ pub unsafe extern "C" fn syscall32_entry() {
         "push {cs}",
         "push rcx",
         "push 0",
-        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
-        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
-        "mov rdi, rsp",
-        "sub rsp, 8",
-        "call {handler}",
-        "add rsp, 8",
+        save!(),
+        call_handler!(),
         "jmp {iret}",
         ss = const crate::desc::GUEST_SS as i32,
         cs = const crate::desc::SYSRET_BASE as i32,
@@ -224,13 +229,9 @@ pub unsafe extern "C" fn sysenter_entry() {
         "push 3",
         "push 0",
         "push 0",
-        "push r9", "push r8", "push r10", "push rdx", "push rsi", "push rdi", "push rax", "push rcx", "push r11",
-        "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+        save!(),
         "cld",
-        "mov rdi, rsp",
-        "sub rsp, 8",
-        "call {handler}",
-        "add rsp, 8",
+        call_handler!(),
         "jmp {iret}",
         ss = const crate::desc::GUEST_SS as i32,
         handler = sym trap::on_sysenter,
