@@ -1,7 +1,7 @@
 //! The log: levels, timestamps, a ring that dom0 can read, and the serial line.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
@@ -27,7 +27,6 @@ static SINK: spin::Once<fn(&[u8])> = spin::Once::new();
 /// Nanoseconds since boot, once time is known.
 static CLOCK: spin::Once<fn() -> u64> = spin::Once::new();
 
-static AT_LINE_START: AtomicBool = AtomicBool::new(true);
 static START: AtomicU64 = AtomicU64::new(0);
 
 /// Names the device that output goes to from now on.
@@ -135,9 +134,6 @@ impl log::Log for Logger {
     }
 
     fn log(&self, record: &log::Record) {
-        if !AT_LINE_START.load(Ordering::Relaxed) {
-            write_bytes(b"\n");
-        }
         let ns = CLOCK.get().map_or(0, |c| c());
         let level = match record.level() {
             log::Level::Error => "<0>",

@@ -35,6 +35,15 @@ port_io!(inb, outb, u8, "al", "in al, dx", "out dx, al");
 port_io!(inw, outw, u16, "ax", "in ax, dx", "out dx, ax");
 port_io!(inl, outl, u32, "eax", "in eax, dx", "out dx, eax");
 
+/// Numbers of the registers that hold a vCPU's bases and its TSC_AUX.
+#[allow(missing_docs)]
+pub mod msr {
+    pub const FS_BASE: u32 = 0xc000_0100;
+    pub const GS_BASE: u32 = 0xc000_0101;
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+    pub const TSC_AUX: u32 = 0xc000_0103;
+}
+
 /// Reads a model-specific register that is known to exist.
 ///
 /// # Safety

@@ -13,6 +13,7 @@ use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap;
 use hv_types::{GuestVa, Mfn};
 
+use crate::cpu::msr::{FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX};
 use crate::guest::Caller;
 use crate::vcpu::{Vcpu, load_task_switched};
 use crate::{cpu, cpuid, deliver, features, ports};
@@ -74,8 +75,6 @@ impl Control for Running<'_> {
         crate::paging::switch_root(self.vcpu, root)
     }
 }
-
-const TSC_AUX: u32 = 0xc000_0103;
 
 /// Loads the debug registers of a vCPU.
 pub fn load_debug(state: &ControlState) {
@@ -168,10 +167,6 @@ impl Ports for Running<'_> {
         bytes
     }
 }
-
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 const fn base_msr(base: Base) -> u32 {
     match base {

@@ -312,11 +312,6 @@ pub fn map_io(phys: u64, len: usize) -> Option<*mut u8> {
     Some((va + (phys - start)) as *mut u8)
 }
 
-/// Maps a frame buffer write-combining where the PAT allows, else uncached.
-pub fn map_framebuffer(phys: u64, len: usize) -> Option<*mut u8> {
-    map_io(phys, len)
-}
-
 /// Extent of the machine's RAM.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {

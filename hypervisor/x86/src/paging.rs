@@ -11,6 +11,7 @@ use hv_core::mmu::clock::{FlushClock, may_be_stale};
 use hv_core::mmu::port::{CpuSet, Domains, Registers, Tlb};
 use hv_core::mmu::{Caller, DomainMemory, EmulatedWrite, Mmu, RangeSet};
 use hv_core::port::{GuestSpace, Memory};
+use hv_pv::code::Code;
 use hv_pv::descriptor::SegmentDescriptor;
 use hv_pv::emulate::decode::Segment;
 use hv_pv::emulate::port::RootSwitch;
@@ -23,6 +24,7 @@ use spin::{Mutex, Once};
 use guest_abi::errno::Errno;
 use guest_abi::memory::E820Entry;
 
+use crate::cpu::msr::{FS_BASE, GS_BASE};
 use crate::guest::Caller as GuestMemory;
 use crate::layout;
 use crate::machine::Machine;
@@ -356,27 +358,10 @@ pub fn fault_in_window(vcpu: &'static Vcpu, address: u64) -> bool {
     }
 }
 
-/// Bytes of an instruction that are looked at.
-const CODE: usize = 15;
-
-/// The instruction at the guest's RIP: up to the end of the last page that can be read.
-fn fetch(rip: u64, code: &mut [u8; CODE + 1]) -> &[u8] {
-    let left = (PAGE - rip % PAGE) as usize;
-    if left > CODE {
-        return if GuestMemory.read(GuestVa(rip), code).is_ok() { &code[..CODE] } else { &[] };
-    }
-    let (here, there) = code.split_at_mut(left);
-    if GuestMemory.read(GuestVa(rip), here).is_err() {
-        return &[];
-    }
-    let whole = GuestMemory.read(GuestVa(rip.wrapping_add(left as u64)), &mut there[..CODE - left]).is_ok();
-    &code[..if whole { CODE } else { left }]
-}
-
 fn segment_base(segment: Segment) -> u64 {
     let msr = match segment {
-        Segment::Fs => 0xc000_0100,
-        Segment::Gs => 0xc000_0101,
+        Segment::Fs => FS_BASE,
+        Segment::Gs => GS_BASE,
         _ => return 0,
     };
     // SAFETY: both registers exist on every x86-64 processor.
@@ -392,8 +377,8 @@ pub fn page_table_write(regs: &mut Regs, vcpu: &'static Vcpu, address: u64) -> b
     if !leaf.is_present() || !mmu().frames.is_table(leaf.mfn(), 1) {
         return false;
     }
-    let mut code = [0; CODE + 1];
-    let code = fetch(regs.rip, &mut code);
+    let Ok(code) = Code::fetch(GuestVa(regs.rip), &GuestMemory) else { return false };
+    let code = code.bytes();
     let stepped = match ptwr::decode(code, regs, GuestVa(address), segment_base) {
         Ok(write) => match store_entry(vcpu, leaf.mfn(), &write) {
             Some(Stored::Found(old)) => write.retire(old, regs),

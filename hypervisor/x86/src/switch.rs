@@ -2,16 +2,12 @@
 
 use core::sync::atomic::Ordering;
 
-use hv_pv::regs::{Mode, Regs};
+use hv_pv::regs::Regs;
 
+use crate::cpu::msr::{FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX};
 use crate::percpu::{self, Cpu};
 use crate::vcpu::{Bases, Vcpu, current, load_task_switched};
-use crate::{cpu, emulate, features, fpu, hub, paging};
-
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
-const TSC_AUX: u32 = 0xc000_0103;
+use crate::{cpu, emulate, fpu, hub, paging};
 
 /// Saves the running vCPU from `regs` and the processor, and loads `next` into both.
 pub fn to(cpu: &'static Cpu, regs: &mut Regs, next: &'static Vcpu) {
@@ -69,5 +65,4 @@ pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu) {
     fpu::load(vcpu);
     hub::write_clock(vcpu);
     cpu.slices.store(cpu.slices.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    let _ = (mode == Mode::Kernel, features::features());
 }

@@ -13,6 +13,7 @@ use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{self, Handler, TrapEntry};
 use hv_types::GuestVa;
 
+use crate::cpu::msr::{FS_BASE, GS_BASE, KERNEL_GS_BASE};
 use crate::domain::{self, Crash};
 use crate::guest::Caller;
 use crate::hypercall::{Outcome, read};
@@ -106,10 +107,6 @@ pub fn stack_switch(vcpu: &Vcpu, _ss: u64, sp: u64) -> Outcome {
     vcpu.kernel_sp.set(sp);
     Ok(0)
 }
-
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 /// `set_segment_base`. The kernel calls, so that its own GS base is loaded and the user's is the hidden one.
 #[inline(never)]

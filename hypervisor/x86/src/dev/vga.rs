@@ -66,7 +66,7 @@ fn pixels(fb: &Framebuffer) -> Option<Screen> {
     if columns == 0 || rows < 2 {
         return None;
     }
-    let at = mem::map_framebuffer(fb.address, len)?;
+    let at = mem::map_io(fb.address, len)?;
     Some(Screen { surface: Surface::Pixels(at, *fb), columns, rows, column: 0, row: 0 })
 }
 
