@@ -1,0 +1,2 @@
+//! The command `lith`.
+#![forbid(unsafe_code)]
