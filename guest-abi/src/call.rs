@@ -4,7 +4,7 @@
 //! and the decoder here, the dispatcher, the trace names, the status page `docs/hypercalls.md`. Implementing a
 //! call is changing one word of its row; a test then asks for the page to be written again.
 
-/// Expands `$callback! { rows }` with one row a hypercall of the public header:
+/// Expands `$callback! { rows }` with one row a hypercall of the public header, and one of our own:
 ///
 /// `number Variant CONSTANT "name" arguments caller duration status;`
 ///
@@ -12,7 +12,8 @@
 /// - `duration`: `preemptible` (may be cut and continued) or `whole`;
 /// - `status`: `implemented` or `unimplemented`.
 ///
-/// `Variant` is of [`Hypercall`]. Numbers 11 and 43 to 47 have never meant anything.
+/// `Variant` is of [`Hypercall`]. Numbers 11 and 43 to 47 have never meant anything. Number 88 is Xenolith's own
+/// ([`crate::control`]): below the 128 that Linux's `privcmd` passes on, and above all that Xen has used in twenty years.
 #[macro_export]
 macro_rules! hypercall_table {
     ($callback:ident) => {
@@ -67,6 +68,7 @@ macro_rules! hypercall_table {
             53 Arch5                        ARCH_5                        "arch_5"                         0 privileged whole       unimplemented;
             54 Arch6                        ARCH_6                        "arch_6"                         0 privileged whole       unimplemented;
             55 Arch7                        ARCH_7                        "arch_7"                         0 privileged whole       unimplemented;
+            88 Control                      CONTROL                       "control"                        1 any        preemptible unimplemented;
         }
     };
 }
@@ -279,6 +281,31 @@ macro_rules! suboperation_table {
                 30 "prepare_msix"                   implemented;
                 31 "release_msix"                   implemented;
             }
+            Control {
+                0  "version"                        unimplemented;
+                1  "create"                         unimplemented;
+                2  "destroy"                        unimplemented;
+                3  "pause"                          unimplemented;
+                4  "unpause"                        unimplemented;
+                5  "set_max_mem"                    unimplemented;
+                6  "max_vcpus"                      unimplemented;
+                7  "set_vcpu_context"               unimplemented;
+                8  "get_vcpu_context"               unimplemented;
+                9  "page_info"                      unimplemented;
+                10 "set_affinity"                   unimplemented;
+                11 "get_affinity"                   unimplemented;
+                12 "set_sched"                      unimplemented;
+                13 "get_sched"                      unimplemented;
+                14 "domain_info"                    unimplemented;
+                15 "vcpu_info"                      unimplemented;
+                16 "host_info"                      unimplemented;
+                17 "read_console"                   unimplemented;
+                18 "failures"                       unimplemented;
+                19 "set_limits"                     unimplemented;
+                20 "shutdown"                       unimplemented;
+                21 "holders"                        unimplemented;
+                22 "cpu_topology"                   unimplemented;
+            }
         }
     };
 }
@@ -336,7 +363,7 @@ macro_rules! derive_calls {
             $(#[doc = concat!("`__HYPERVISOR_", $name, "`.")] pub const $constant: u32 = $number;)*
         }
 
-        /// A hypercall that the public header names.
+        /// A hypercall that the public header names, or Xenolith's own.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Hypercall {
@@ -396,6 +423,11 @@ macro_rules! derive_calls {
 hypercall_table!(derive_calls);
 
 impl Hypercall {
+    /// True if it is Xen's, false if it is Xenolith's own.
+    pub const fn is_of_xen(self) -> bool {
+        !matches!(self, Hypercall::Control)
+    }
+
     /// Its number.
     #[inline]
     pub const fn number(self) -> u32 {

@@ -19,6 +19,7 @@ mod macros;
 #[macro_use]
 pub mod call;
 pub mod callback;
+pub mod control;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
