@@ -62,6 +62,8 @@ pub struct Spec {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory: u32,
+    /// dom0 gets what the hypervisor gives it when nobody says how much, instead of half of the memory.
+    pub default_dom0_memory: bool,
     /// QEMU's CPU model; its richest when absent.
     pub cpu: Option<String>,
     /// QEMU's machine type.
@@ -101,6 +103,7 @@ impl Default for Spec {
             firmware: Firmware::Bios,
             cpus: 1,
             memory: 1024,
+            default_dom0_memory: false,
             cpu: None,
             machine: "pc".to_owned(),
             nic: "virtio-net-pci".to_owned(),
@@ -222,10 +225,12 @@ fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
 }
 
 fn hypervisor_options(spec: &Spec) -> String {
-    // Half for dom0 leaves the other half for guests, and the initramfs twice fits into the smaller machines.
-    let dom0 = spec.memory / 2;
-    let usual =
-        format!("com1=115200,8n1 console=com1,vga loglvl=all guest_loglvl=all dom0_mem={dom0}M,max:{dom0}M");
+    let mut usual = "com1=115200,8n1 console=com1,vga loglvl=all guest_loglvl=all".to_owned();
+    if !spec.default_dom0_memory {
+        // Half for dom0 leaves the other half for guests, and the initramfs twice fits into the smaller machines.
+        let dom0 = spec.memory / 2;
+        usual += &format!(" dom0_mem={dom0}M,max:{dom0}M");
+    }
     join(&usual, &spec.append)
 }
 

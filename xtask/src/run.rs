@@ -58,6 +58,7 @@ fn parse(args: &[String]) -> Result<Options> {
             "--uefi" => spec.firmware = Firmware::Uefi,
             "--cpus" => spec.cpus = number(value()?)?,
             "--memory" => spec.memory = number(value()?)?,
+            "--default-dom0-memory" => spec.default_dom0_memory = true,
             "--cpu" => spec.cpu = Some(value()?.clone()),
             "--machine" => spec.machine = one_of(value()?, &["pc", "q35"])?,
             "--nic" => spec.nic = nic(value()?)?,

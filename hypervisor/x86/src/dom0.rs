@@ -135,6 +135,17 @@ pub struct Kernel {
     in_place: Option<&'static [u8]>,
 }
 
+/// Bytes that a decoder allocates besides the unpacked kernel (at most 150 KiB, says `boot_image::Format`), and the
+/// heap's own bookkeeping.
+const DECODER: u64 = 1 << 20;
+
+/// Bytes of heap that [`Kernel::load`] takes. A file that cannot be used says so when it is loaded.
+pub fn unpacking_needs(modules: &[Module]) -> u64 {
+    let file = modules.first().and_then(|module| KernelFile::parse(module_bytes(module)).ok());
+    file.filter(|file| file.elf_in_place().is_none())
+        .map_or(0, |file| file.uncompressed_len() as u64 + DECODER)
+}
+
 impl Kernel {
     /// Unpacks the first module.
     pub fn load(modules: &[Module]) -> Result<Kernel, Error> {
@@ -182,7 +193,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Lays dom0 out and takes its frames.
+    /// Lays dom0 out and takes the frames that are filled before it starts. [`Image::complete`] takes the rest.
     pub fn prepare(
         info: &KernelInfo,
         modules: &[Module],
@@ -192,27 +203,34 @@ impl Image {
         let initrd = modules.get(1);
         let initrd_len = initrd.map_or(0, |m| m.end - m.start);
         let plan = BuildPlan::new(info, PlanInput { nr_pages, initrd_len, rings: false })?;
-        let mut p2m = P2m::default();
+        let mut image = Image { plan, p2m: P2m::default(), nr_pages };
         let mut pfn = 0;
-        while pfn < nr_pages {
-            if let (Initrd::Unmapped { pfn: first, pages }, Some(module)) = (plan.initrd, initrd)
-                && pfn == first
-            {
-                let mfn = module.start / PAGE;
-                frames.adopt(Mfn(mfn), pages).ok_or(Error::NoMemory("the initramfs"))?;
-                p2m.push(pfn, mfn, pages)?;
-                pfn += pages;
-                continue;
-            }
-            let end = match plan.initrd {
-                Initrd::Unmapped { pfn: first, .. } if pfn < first => first,
-                _ => nr_pages,
-            };
+        if let (Initrd::Unmapped { pfn: first, pages }, Some(module)) = (plan.initrd, initrd) {
+            image.take(0, first, frames)?;
+            let mfn = module.start / PAGE;
+            frames.adopt(Mfn(mfn), pages).ok_or(Error::NoMemory("the initramfs"))?;
+            image.p2m.push(first, mfn, pages)?;
+            pfn = first + pages;
+        }
+        image.take(pfn, plan.next_pfn, frames)?;
+        Ok(image)
+    }
+
+    /// Takes frames for `pfn..end`.
+    fn take(&mut self, mut pfn: u64, end: u64, frames: &mut impl Frames) -> Result<(), Error> {
+        while pfn < end {
             let (mfn, pages) = frames.take(end - pfn).ok_or(Error::NoMemory("dom0"))?;
-            p2m.push(pfn, mfn.0, pages)?;
+            self.p2m.push(pfn, mfn.0, pages)?;
             pfn += pages;
         }
-        Ok(Image { plan, p2m, nr_pages })
+        Ok(())
+    }
+
+    /// Takes the frames that nothing is written to, and tells dom0 in its p2m list where all of them are.
+    pub fn complete(&mut self, frames: &mut impl Frames) -> Result<(), Error> {
+        self.take(self.plan.next_pfn, self.nr_pages, frames)?;
+        self.write_p2m_list();
+        Ok(())
     }
 
     fn word(&self, pfn: u64, index: u64) -> *mut u64 {
@@ -245,7 +263,7 @@ impl Image {
         }
     }
 
-    /// Fills everything but the page tables: kernel, initramfs where it is mapped, p2m list, start information.
+    /// Fills everything but the page tables and the p2m list: kernel, initramfs where it is mapped, start information.
     pub fn fill(
         &self,
         info: &KernelInfo,
@@ -269,7 +287,6 @@ impl Image {
             // SAFETY: a frame of dom0, which does not run yet.
             unsafe { write_hypercall_page(self.word(pfn, 0).cast()) };
         }
-        self.write_p2m_list();
         self.write_start_info(modules, shared_info, command_line, screen);
     }
 

@@ -75,11 +75,14 @@ unsafe impl GlobalAlloc for Global {
     }
 }
 
-/// Lends `[start, end)` of machine memory to large allocations.
+/// Lends `[start, end)` of machine memory, which may be empty, to large allocations.
 ///
 /// # Safety
 /// The range is RAM that nobody else uses until [`end_boot`] has returned true.
 pub unsafe fn begin_boot(start: u64, end: u64) {
+    if start == end {
+        return;
+    }
     // SAFETY: the caller's duty; the direct map shows the range.
     unsafe { GLOBAL.0.lock().boot.init(mem::phys_to_virt(start), (end - start) as usize) };
 }

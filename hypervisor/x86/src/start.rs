@@ -247,10 +247,11 @@ fn dom0_pages(options: &Options, free: u64) -> Result<u64, dom0::Error> {
     Ok(bytes / PAGE)
 }
 
-/// Gives all RAM that nobody uses to the allocator, except the boot heap, and marks what is no RAM.
+/// Gives all RAM that nobody uses to the allocator, except what unpacking the kernel takes, and marks what is no RAM.
 fn fill_heap(info: &Info, extent: Extent) -> (u64, u64) {
     let largest = mem::BOOT.lock().largest(1 << 32);
-    let start = largest.1.saturating_sub(BOOT_HEAP).max(largest.0);
+    let need = dom0::unpacking_needs(&info.modules).next_multiple_of(PAGE);
+    let start = largest.1.saturating_sub(need).max(largest.0);
     let heap = (start, largest.1);
     mem::BOOT.lock().reserve(heap.0, heap.1);
     let frames = mmu().frames;
@@ -275,8 +276,18 @@ fn fill_heap(info: &Info, extent: Extent) -> (u64, u64) {
 
 /// Frames below 1 MiB.
 const LOW_FRAMES: u64 = 256;
-/// Bytes lent to large allocations while dom0 is built: a kernel unpacked, and a decoder's window.
-const BOOT_HEAP: u64 = 320 << 20;
+
+/// Gives back what is not needed once dom0's first memory is filled: the heap for unpacking, and the loader's files.
+/// An initramfs whose frames became dom0's is not the allocator's to take.
+fn release_boot_memory(info: &Info, boot_heap: (u64, u64)) {
+    let frames = mmu().frames;
+    if heap::end_boot() {
+        HEAP.add(frames, Mfn(boot_heap.0 / PAGE), Mfn(boot_heap.1 / PAGE));
+    }
+    for module in info.modules.iter().take(2) {
+        HEAP.add(frames, Mfn(module.start / PAGE), Mfn(module.end.div_ceil(PAGE)));
+    }
+}
 
 fn build(
     info: &'static Info,
@@ -291,8 +302,9 @@ fn build(
     unsafe { heap::begin_boot(boot_heap.0, boot_heap.1) };
     let kernel = dom0::Kernel::load(&info.modules)?;
     let kernel_info = kernel.info()?;
-    let initrd_pages = info.modules.get(1).map_or(0, |m| (m.end - m.start).div_ceil(PAGE));
-    let nr_pages = dom0_pages(options, HEAP.free_frames() + initrd_pages)?;
+    let lent = info.modules.iter().take(2).map(|m| (m.end - m.start).div_ceil(PAGE)).sum::<u64>()
+        + (boot_heap.1 - boot_heap.0) / PAGE;
+    let nr_pages = dom0_pages(options, HEAP.free_frames() + lent)?;
 
     let no_memory = dom0::Error::NoMemory;
     let shared = mem::take_frame().ok_or(no_memory("the shared page"))?;
@@ -311,10 +323,13 @@ fn build(
     }
 
     let mut frames = Dom0Frames { domain, next: 0 };
-    let image = dom0::Image::prepare(&kernel_info, &info.modules, nr_pages, &mut frames)?;
+    let mut image = dom0::Image::prepare(&kernel_info, &info.modules, nr_pages, &mut frames)?;
     let line = info.modules.first().map_or("", |m| m.command_line.as_str());
     image.fill(&kernel_info, &info.modules, shared, line, screen.as_ref().map_or(&[], |s| s.as_bytes()));
     image.write_tables();
+    drop(kernel);
+    release_boot_memory(info, boot_heap);
+    image.complete(&mut frames)?;
     let window = domain.area.window(0).ok_or(no_memory("descriptor windows"))?;
     let info_page = mem::phys_to_virt(shared);
     let vcpu = Vcpu::new(0, domain, info_page, window, this_cpu()).ok_or(no_memory("a vCPU"))?;
@@ -333,13 +348,6 @@ fn build(
         ..Regs::default()
     };
     log::info!("dom0: {} MiB, entry {:#x}", nr_pages / 256, regs.rip);
-    drop(kernel);
-    if heap::end_boot() {
-        HEAP.add(mmu().frames, Mfn(boot_heap.0 / PAGE), Mfn(boot_heap.1 / PAGE));
-    }
-    if let Some(module) = info.modules.first() {
-        HEAP.add(mmu().frames, Mfn(module.start / PAGE), Mfn(module.end.div_ceil(PAGE)));
-    }
     Ok((vcpu, regs))
 }
 

@@ -68,6 +68,16 @@ fn initramfs_of_100_mib() -> Result<()> {
     Ok(())
 }
 
+/// Without `dom0_mem=` dom0 gets nearly all there is: what unpacking its kernel took is its own again.
+#[test]
+fn dom0_gets_nearly_all_memory_by_default() -> Result<()> {
+    let spec = Spec { memory: 512, default_dom0_memory: true, ..spec() };
+    let held = "cat /sys/devices/system/xen_memory/xen_memory0/info/current_kb";
+    let kib: u64 = command(spec, held, BOOT)?.trim().parse()?;
+    assert!(kib >= 450 << 10, "dom0 has {kib} KiB of 512 MiB");
+    Ok(())
+}
+
 /// A person's use: a shell that echoes, edits, and keeps the hypervisor's log readable.
 #[test]
 fn shell_then_poweroff_ends_the_machine() -> Result<()> {
