@@ -5,7 +5,9 @@
 
 extern crate alloc;
 
+pub mod access;
 pub mod call;
+pub mod control;
 pub mod event;
 pub mod fallible;
 pub mod frame;
