@@ -636,7 +636,7 @@ fn topology<P: ControlPorts, G: GuestSpace>(
     {
         put(space, room, written, cpu.as_bytes())?;
         written += 1;
-        next += 1;
+        next = next.saturating_add(1);
     }
     Ok(Reply::Records(written, next.into()))
 }

@@ -10,6 +10,7 @@
 
 mod active;
 mod copy;
+mod end;
 mod map;
 
 use crate::call::{CallError, Continuation};
@@ -38,12 +39,13 @@ const COMMAND_BITS: u32 = 12;
 pub struct GrantTable {
     granted: Mutex<Granted>,
     handles: Mutex<Handles>,
-    max: u32,
 }
 
 /// What a domain grants.
 struct Granted {
     frames: Vec<Mfn>,
+    /// Frames that there may be; there is room for so many.
+    max: u32,
     /// Uses of the entries of each frame; none before the first.
     active: Vec<active::Uses>,
 }
@@ -60,14 +62,14 @@ impl GrantTable {
         let (mut frames, mut active) = (Vec::new(), Vec::new());
         frames.try_reserve_exact(max as usize).map_err(|_| Errno::ENOMEM)?;
         active.try_reserve_exact(max as usize).map_err(|_| Errno::ENOMEM)?;
-        let granted = Mutex::new(Granted { frames, active });
-        Ok(GrantTable { granted, handles: Mutex::new(Handles::new()), max })
+        let granted = Mutex::new(Granted { frames, max, active });
+        Ok(GrantTable { granted, handles: Mutex::new(Handles::new()) })
     }
 
     /// Sees to it that the table of `dom` has `count` frames, zeroed and lent to the domain, or as it was.
     /// `-EINVAL`: more than it may have; `-ENOMEM`. A builder calls this with 1.
     pub fn grow<P: Machine>(&self, mmu: &Mmu<'_, P>, dom: DomId, count: u32) -> Result<(), Errno> {
-        if count > self.max {
+        if count > self.max_frames() {
             return Err(Errno::EINVAL);
         }
         // New memory may have to wait for other CPUs: not under the lock.
@@ -84,7 +86,7 @@ impl GrantTable {
             }
         }
         let mut granted = self.granted.lock();
-        let needed = (count as usize).saturating_sub(granted.frames.len());
+        let needed = (count.min(granted.max) as usize).saturating_sub(granted.frames.len());
         granted.frames.extend(fresh.drain(..needed.min(fresh.len())));
         let frames = granted.frames.len();
         granted.active.resize_with(frames, active::Uses::default);
@@ -266,7 +268,7 @@ impl<'a, P: GrantPorts, G: GuestSpace> Call<'a, '_, P, G> {
     fn query_size(&self, mut op: GnttabQuerySize) -> Result<(), Errno> {
         op.status = match self.table(op.dom) {
             Ok((_, table)) => {
-                (op.nr_frames, op.max_nr_frames) = (table.len(), table.max);
+                (op.nr_frames, op.max_nr_frames) = (table.len(), table.max_frames());
                 GNTST_OKAY
             }
             Err(status) => status,

@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod access;
 pub mod call;
 pub mod control;
+pub mod domain;
 pub mod event;
 pub mod fallible;
 pub mod frame;

@@ -419,6 +419,7 @@ impl Paged {
             patience: AtomicU64::new(u64::MAX),
         };
         paged.doms.iter().for_each(|dom| dom.max_pages.store(1024, SeqCst));
+        paged.doms.iter().for_each(|dom| dom.track(Self::FRAMES as u64).unwrap());
         paged.heap.add(FrameTable::new(&paged.table), Mfn(64), Mfn(Self::FRAMES as u64));
         paged
     }

@@ -139,7 +139,7 @@ impl ControlPorts for Fake {
         Ok(25)
     }
     fn cpu(&self, cpu: u32) -> Option<CpuTopology> {
-        (cpu < 2).then_some(CpuTopology { cpu, flags: 1, apic_id: cpu * 2, core: cpu, socket: 0, node: 0 })
+        (cpu < 2).then(|| CpuTopology { cpu, flags: 1, apic_id: cpu * 2, core: cpu, socket: 0, node: 0 })
     }
 }
 

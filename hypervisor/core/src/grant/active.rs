@@ -33,6 +33,13 @@ impl Use {
 #[derive(Default)]
 pub(super) struct Uses(Box<[Use]>);
 
+impl Uses {
+    /// Tells those that are in use.
+    pub fn each(&self, tell: &mut impl FnMut(DomId, Mfn)) {
+        self.0.iter().filter(|entry| !entry.is_free()).for_each(|entry| tell(entry.dom, entry.mfn));
+    }
+}
+
 /// How a grant is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {

@@ -31,15 +31,15 @@ const ANY: u32 = KINDS | KINDS << CHANGING;
 
 /// One mapping, in the table of the domain that maps.
 #[derive(Clone, Copy)]
-struct Mapping {
+pub(super) struct Mapping {
     /// `GNTMAP_*`, and kinds that are [`CHANGING`]; none of [`ANY`]: free.
-    flags: u32,
-    grant: u32,
-    dom: DomId,
+    pub flags: u32,
+    pub grant: u32,
+    pub dom: DomId,
 }
 
 impl Mapping {
-    fn access(self) -> Access {
+    pub fn access(self) -> Access {
         if self.flags & GNTMAP_READONLY != 0 { Access::Read } else { Access::Write }
     }
 
@@ -56,23 +56,40 @@ impl Mapping {
 pub(super) struct Handles {
     mappings: Vec<Mapping>,
     free: Vec<u32>,
+    /// Mappings that there may be.
+    pub max: usize,
 }
 
 impl Handles {
     pub const fn new() -> Self {
-        Handles { mappings: Vec::new(), free: Vec::new() }
+        Handles { mappings: Vec::new(), free: Vec::new(), max: MAX_HANDLES }
+    }
+
+    /// Handles in use.
+    pub fn used(&self) -> u32 {
+        self.mappings.len().saturating_sub(self.free.len()) as u32
+    }
+
+    /// Takes the last mapping out, when nobody can name its handle any more.
+    pub fn take_last(&mut self) -> Option<Mapping> {
+        let mapping = self.mappings.pop();
+        if mapping.is_none() {
+            self.free = Vec::new();
+            self.mappings = Vec::new();
+        }
+        mapping
     }
 
     /// A handle for a mapping; nothing if there is no room for one more.
     fn add(&mut self, mapping: Mapping) -> Option<u32> {
+        if self.used() as usize >= self.max {
+            return None;
+        }
         if let Some(handle) = self.free.pop() {
             *self.mappings.get_mut(handle as usize)? = mapping;
             return Some(handle);
         }
         let next = self.mappings.len();
-        if next >= MAX_HANDLES {
-            return None;
-        }
         self.mappings.try_reserve(1).ok()?;
         self.free.try_reserve(next + 1).ok()?;
         self.mappings.push(mapping);

@@ -38,6 +38,7 @@ impl<P: Machine> Mmu<'_, P> {
             return Err(errno);
         }
         let first = block.mfn();
+        domain.regions.note(first.0, count);
         for (n, single) in (0..count).zip(Heap::split(block)) {
             self.set_gfn(single.mfn(), gfn(n).unwrap_or(Gfn::INVALID));
             if !self.frames.publish(single.mfn(), domain.id) {
@@ -63,6 +64,7 @@ impl<P: Machine> Mmu<'_, P> {
         if !domain.charge(pages) {
             return Err(Errno::ENOMEM);
         }
+        domain.regions.note(first.0, pages);
         for n in 0..pages {
             let mfn = Mfn(first.0.saturating_add(n));
             if !self.frames.publish(mfn, domain.id) {
@@ -110,8 +112,12 @@ impl<P: Machine> Mmu<'_, P> {
     /// of the machine's memory; if the domain still has pages then, other domains map them, and are to be
     /// asked again later from frame 0.
     pub fn relinquish(&self, caller: &Caller<'_>, cursor: &mut u64) -> Result<(), Preempted> {
-        while (*cursor as usize) < self.frames.len() {
+        loop {
             self.finish(caller.vcpu)?;
+            *cursor = caller.domain.regions.next(*cursor);
+            if *cursor as usize >= self.frames.len() {
+                return Ok(());
+            }
             let mfn = Mfn(*cursor);
             let looks_like = self.frames.peek(mfn).is_some_and(|w| w.general() != 0);
             if looks_like && let Ok(held) = self.frames.get_general(mfn, caller.domain.id) {
@@ -124,7 +130,6 @@ impl<P: Machine> Mmu<'_, P> {
                 return Err(Preempted);
             }
         }
-        self.finish(caller.vcpu)
     }
 
     fn relinquish_frame(&self, caller: &Caller<'_>, held: GeneralRef) -> Result<(), Preempted> {

@@ -8,6 +8,7 @@ use hv_types::{DomId, Mfn};
 use spin::Mutex;
 
 use super::port::DirtyCpus;
+use super::regions::Regions;
 
 /// Ranges a [`RangeSet`] can hold.
 const RANGES: usize = 64;
@@ -105,6 +106,8 @@ pub struct DomainMemory {
     cache_attributes: AtomicBool,
     /// CPUs that may hold its translations.
     pub dirty: DirtyCpus,
+    /// Where it ever had frames.
+    pub(super) regions: Regions,
 }
 
 impl DomainMemory {
@@ -120,7 +123,14 @@ impl DomainMemory {
             io: Mutex::new(RangeSet::new()),
             cache_attributes: AtomicBool::new(false),
             dirty: DirtyCpus::new(),
+            regions: Regions::new(),
         }
+    }
+
+    /// Notes from here on where on a machine of so many frames the domain has some, so that its end is quick. `-ENOMEM`: no
+    /// room to note it.
+    pub fn track(&self, frames: u64) -> Result<(), Errno> {
+        self.regions.track(frames)
     }
 
     /// Pages it has.

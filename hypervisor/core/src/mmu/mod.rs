@@ -43,6 +43,7 @@ mod entry;
 mod ext;
 mod hold;
 mod leaf;
+mod regions;
 mod table;
 mod update;
 mod va;

@@ -416,3 +416,81 @@ proptest! {
         prop_assert_eq!(p.references(), before);
     }
 }
+
+/// Takes everything from a domain of the pair, as its destruction does; interrupted as often as can be.
+fn destroy(p: &Pair, dom: usize) {
+    let mmu = p.machine.mmu();
+    let caller = Caller { domain: &p.machine.doms[dom], vcpu: &p.vcpus[dom] };
+    caller.domain.dying.store(true, std::sync::atomic::Ordering::SeqCst);
+    let again = |step: &mut dyn FnMut() -> Result<(), crate::mmu::Preempted>| {
+        for _ in 0..100_000 {
+            p.machine.patience.store(0, std::sync::atomic::Ordering::SeqCst);
+            if step().is_ok() {
+                return;
+            }
+        }
+        panic!("no progress");
+    };
+    again(&mut || mmu.release_vcpu(&caller));
+    again(&mut || p.machine.grants[dom].unmap_all(&mmu));
+    p.machine.grants[dom].release(&mmu);
+    let mut cursor = 0;
+    again(&mut || mmu.relinquish(&caller, &mut cursor));
+    p.machine.patience.store(u64::MAX, std::sync::atomic::Ordering::SeqCst);
+}
+
+#[test]
+fn a_domain_that_dies_gives_back_what_it_had_mapped() {
+    let p = Pair::new();
+    let (before, free) = (p.references(), p.machine.heap.free_frames());
+    let pages = p.machine.doms[1].pages();
+    for n in 0..3 {
+        p.grant(8 + n, GTF_PERMIT_ACCESS, 1, p.given[n as usize]);
+        assert_eq!(p.map(n.into(), 8 + n, GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP).status, GNTST_OKAY);
+    }
+    assert_eq!((p.machine.grants[1].mapped(), p.machine.grants[0].is_used()), (3, true));
+    destroy(&p, 1);
+    assert_eq!((p.machine.grants[1].mapped(), p.machine.grants[0].is_used()), (0, false));
+    assert_eq!(p.references()[..3], before[..3]);
+    assert!((8..11).all(|grant| p.in_use(grant) == 0));
+    assert_eq!(p.machine.doms[1].pages(), 0);
+    // The pages, and the frame of its grant table.
+    assert_eq!(p.machine.heap.free_frames(), free + pages + 1);
+}
+
+#[test]
+fn a_page_lives_until_the_last_holder_lets_go() {
+    let p = Pair::new();
+    let free = p.machine.heap.free_frames();
+    let pages = p.machine.doms[0].pages();
+    p.grant(8, GTF_PERMIT_ACCESS, 1, p.given[0]);
+    let map = p.map(3, 8, GNTMAP_HOST_MAP);
+    destroy(&p, 0);
+    let mut users = Vec::new();
+    p.machine.grants[0].each_use(|dom, mfn| users.push((dom, mfn)));
+    assert_eq!(users, [(DomId(1), p.given[0])]);
+    assert_eq!((p.machine.doms[0].pages(), p.machine.heap.free_frames()), (1, free + pages));
+    assert_eq!(p.map(4, 8, GNTMAP_HOST_MAP).status, GNTST_BAD_GNTREF, "nothing new");
+    assert_eq!(p.unmap(3, map.handle), GNTST_OKAY);
+    assert_eq!((p.machine.doms[0].pages(), p.machine.grants[0].is_used()), (0, false));
+    assert_eq!(p.machine.heap.free_frames(), free + pages + 1);
+}
+
+#[test]
+fn limits_are_not_set_below_what_is_used() {
+    let p = Pair::new();
+    p.grant(8, GTF_PERMIT_ACCESS, 1, p.given[0]);
+    p.grant(9, GTF_PERMIT_ACCESS, 1, p.given[1]);
+    let own = &p.machine.grants[1];
+    assert_eq!(own.set_limits(None, Some(1)), Ok(()));
+    let map = p.map(3, 8, GNTMAP_HOST_MAP);
+    assert_eq!((map.status, p.map(4, 9, GNTMAP_HOST_MAP).status), (GNTST_OKAY, GNTST_NO_SPACE));
+    assert_eq!(
+        (own.set_limits(None, Some(0)), own.set_limits(Some(0), None)),
+        (Err(Errno::EBUSY), Err(Errno::EBUSY))
+    );
+    assert_eq!(p.unmap(3, map.handle), GNTST_OKAY);
+    assert_eq!(p.map(4, 9, GNTMAP_HOST_MAP).status, GNTST_OKAY, "the handle is free again");
+    assert_eq!(own.set_limits(Some(9), Some(2)), Ok(()));
+    assert_eq!((own.grow(&p.machine.mmu(), DomId(1), 9), own.max_frames(), own.max_mapped()), (Ok(()), 9, 2));
+}
