@@ -5,4 +5,15 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod build;
+pub mod cli;
 pub mod config;
+pub mod create;
+pub mod device;
+pub mod domain;
+pub mod dump;
+pub mod error;
+pub mod host;
+pub mod output;
+pub mod supervise;
+pub mod verb;

@@ -253,7 +253,7 @@ pub fn device_number(vdev: &str) -> Option<u32> {
             let major = [3, 22].get(disk as usize / 2)?;
             (part < 64).then(|| major << 8 | (disk % 2) << 6 | part)
         }
-        _ => (disk < 16 && part < 16).then(|| 8 << 8 | disk << 4 | part),
+        _ => (disk < 16 && part < 16).then_some(8 << 8 | disk << 4 | part),
     }
 }
 
@@ -261,7 +261,7 @@ fn xvd(disk: u32, part: u32) -> Option<u32> {
     if disk < 16 && part < 16 {
         return Some(202 << 8 | disk << 4 | part);
     }
-    (disk < 1 << 20 && part < 256).then(|| 1 << 28 | disk << 8 | part)
+    (disk < 1 << 20 && part < 256).then_some(1 << 28 | disk << 8 | part)
 }
 
 /// `a` is 0, `z` 25, `aa` 26.

@@ -1,0 +1,268 @@
+//! Domains by name, and what the store says about them.
+
+use crate::device::{self, make_dir};
+use crate::error::{Error, Kind, Result};
+use crate::host::{Host, domains};
+use guest_abi::control::{self, DomainInfo};
+use std::time::Duration;
+
+/// A domain and its name.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// What the hypervisor says.
+    pub info: DomainInfo,
+    /// Its name; empty if the store has none.
+    pub name: String,
+}
+
+impl Domain {
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.info.domid
+    }
+
+    /// Its UUID in the usual form.
+    pub fn uuid(&self) -> String {
+        uuid_text(&self.info.handle)
+    }
+
+    /// Its state, as words: an empty list is a domain that could run and has no CPU.
+    pub fn state(&self) -> Vec<&'static str> {
+        let state = self.info.state;
+        let mut words = Vec::new();
+        let flags = [
+            (control::DOMAIN_RUNNING, "running"),
+            (control::DOMAIN_BLOCKED, "blocked"),
+            (control::DOMAIN_PAUSED, "paused"),
+            (control::DOMAIN_DYING, "dying"),
+        ];
+        words.extend(flags.iter().filter(|(flag, _)| state & flag != 0).map(|(_, word)| *word));
+        if state & control::DOMAIN_SHUTDOWN != 0 {
+            words.push(if self.info.shutdown_reason == 3 { "crashed" } else { "shutdown" });
+        }
+        words
+    }
+
+    /// Why it ended.
+    pub fn reason(&self) -> Option<&'static str> {
+        (self.info.state & control::DOMAIN_SHUTDOWN != 0).then(|| reason_word(self.info.shutdown_reason))
+    }
+
+    /// The same in the six letters of `xl list`.
+    pub fn letters(&self) -> String {
+        let state = self.info.state;
+        let letter = |flag: u32, c: char| if state & flag != 0 { c } else { '-' };
+        let crashed = state & control::DOMAIN_SHUTDOWN != 0 && self.info.shutdown_reason == 3;
+        [
+            letter(control::DOMAIN_RUNNING, 'r'),
+            letter(control::DOMAIN_BLOCKED, 'b'),
+            letter(control::DOMAIN_PAUSED, 'p'),
+            letter(control::DOMAIN_SHUTDOWN, 's'),
+            if crashed { 'c' } else { '-' },
+            letter(control::DOMAIN_DYING, 'd'),
+        ]
+        .iter()
+        .collect()
+    }
+}
+
+/// `SHUTDOWN_*` of `sched.h`.
+pub fn reason_word(reason: u32) -> &'static str {
+    match reason {
+        0 => "poweroff",
+        1 => "reboot",
+        2 => "suspend",
+        3 => "crash",
+        4 => "watchdog",
+        5 => "soft-reset",
+        _ => "unknown",
+    }
+}
+
+/// A UUID as people write it.
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// The bytes of a UUID.
+pub fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    let mut bytes = [0; 16];
+    if digits.len() != 32 || !digits.is_ascii() {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// All domains with their names.
+pub fn list(host: &dyn Host) -> Result<Vec<Domain>> {
+    domains(host)?.into_iter().map(|info| named(host, info)).collect()
+}
+
+fn named(host: &dyn Host, info: DomainInfo) -> Result<Domain> {
+    // Without a store there are no names, and what the hypervisor knows is still to be seen.
+    let name = host.read(&format!("/local/domain/{}/name", info.domid)).ok().flatten();
+    let name = name.unwrap_or_else(|| if info.domid == 0 { "Domain-0".to_owned() } else { String::new() });
+    Ok(Domain { info, name })
+}
+
+/// The domain with a number.
+pub fn by_id(host: &dyn Host, domid: u32) -> Result<Option<Domain>> {
+    host.domain(domid, false)?.map(|info| named(host, info)).transpose()
+}
+
+/// The domain that a word means: a number, a name, a UUID, or an unambiguous beginning of a name or UUID.
+pub fn find(host: &dyn Host, word: &str) -> Result<Domain> {
+    let all = list(host)?;
+    let exact = all.iter().find(|d| d.id().to_string() == word || d.name == word || d.uuid() == word);
+    if let Some(domain) = exact {
+        return Ok(domain.clone());
+    }
+    let begins = |d: &&Domain| !word.is_empty() && (d.name.starts_with(word) || d.uuid().starts_with(word));
+    let matching: Vec<&Domain> = all.iter().filter(begins).collect();
+    match matching.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(Error::new(Kind::NotFound, format!("there is no domain `{word}`"))
+            .hint("`lith list` shows those that there are")),
+        several => {
+            let names: Vec<_> = several.iter().map(|d| format!("{} ({})", d.name, d.id())).collect();
+            Err(Error::new(Kind::Usage, format!("`{word}` may be any of {}", names.join(", "))))
+        }
+    }
+}
+
+/// Ends a domain and removes all of it: vCPUs, devices, store. The answer is how many of its pages others still hold.
+pub fn teardown(host: &dyn Host, domid: u32) -> Result<u64> {
+    // First, so that nothing of it runs while its devices go.
+    let destroyed = host.destroy(domid);
+    let devices = device::remove_all(host, domid);
+    let store = forget(host, domid);
+    destroyed?;
+    devices.and(store)?;
+    wait_gone(host, domid)
+}
+
+/// Removes a domain from the store.
+pub fn forget(host: &dyn Host, domid: u32) -> Result<()> {
+    let path = format!("/local/domain/{domid}");
+    let vm = host.read(&format!("{path}/vm"))?;
+    // It may not have been introduced yet.
+    let _ = host.release(domid);
+    host.remove(&path)?;
+    host.remove(&format!("/libxl/{domid}"))?;
+    if let Some(vm) = vm.filter(|vm| vm.starts_with("/vm/")) {
+        host.remove(&vm)?;
+    }
+    Ok(())
+}
+
+/// dom0's backends let go of a domain's pages a moment after its devices went.
+fn wait_gone(host: &dyn Host, domid: u32) -> Result<u64> {
+    for _ in 0..50 {
+        if host.domain(domid, false)?.is_none() {
+            return Ok(0);
+        }
+        host.sleep(Duration::from_millis(100));
+    }
+    Ok(host.holders(domid).map_or(0, |(_, pages)| pages))
+}
+
+/// A domain's part of the store, as Xen's tools lay it out (`xenstore-paths(7)`).
+pub struct StoreEntry<'a> {
+    /// Whose.
+    pub domid: u32,
+    /// Its name.
+    pub name: &'a str,
+    /// Its UUID.
+    pub uuid: &'a str,
+    /// Memory it has, in KiB.
+    pub target_kib: u64,
+    /// Memory it may have, in KiB.
+    pub max_kib: u64,
+    /// vCPUs that it may have.
+    pub max_vcpus: u32,
+    /// vCPUs that shall be up.
+    pub vcpus: u32,
+    /// Frame and port of the store's ring.
+    pub store: (u64, u32),
+    /// Frame and port of the console's ring.
+    pub console: (u64, u32),
+}
+
+impl StoreEntry<'_> {
+    /// Writes it, and introduces the domain to the store.
+    pub fn write(&self, host: &dyn Host) -> Result<()> {
+        let domid = self.domid;
+        let path = format!("/local/domain/{domid}");
+        let read_only = [(0, 'n'), (domid, 'r')];
+        let own = [(domid, 'n')];
+        let vm = format!("/vm/{}", self.uuid);
+        for dir in [path.clone(), vm.clone()] {
+            make_dir(host, &dir, &read_only)?;
+        }
+        for dir in ["cpu", "memory", "device", "control", "console", "store"] {
+            make_dir(host, &format!("{path}/{dir}"), &read_only)?;
+        }
+        for dir in [
+            "control/shutdown",
+            "control/sysrq",
+            "control/feature-poweroff",
+            "control/feature-reboot",
+            "control/feature-suspend",
+            "device/suspend/event-channel",
+            "data",
+            "drivers",
+            "feature",
+            "attr",
+            "error",
+        ] {
+            make_dir(host, &format!("{path}/{dir}"), &own)?;
+        }
+        for (node, value) in [("uuid", self.uuid), ("name", self.name), ("image/ostype", "linux")] {
+            host.write(&format!("{vm}/{node}"), value)?;
+        }
+        host.write(&format!("{vm}/start_time"), &host.wall_clock().to_string())?;
+        for (node, value) in [
+            ("vm", vm),
+            ("name", self.name.to_owned()),
+            ("domid", domid.to_string()),
+            ("memory/target", self.target_kib.to_string()),
+            ("memory/static-max", self.max_kib.to_string()),
+            ("store/ring-ref", self.store.0.to_string()),
+            ("store/port", self.store.1.to_string()),
+            ("control/platform-feature-multiprocessor-suspend", "1".to_owned()),
+            ("control/platform-feature-xs_reset_watches", "1".to_owned()),
+        ] {
+            host.write(&format!("{path}/{node}"), &value)?;
+        }
+        for vcpu in 0..self.max_vcpus {
+            host.write(&format!("{path}/cpu/{vcpu}/availability"), availability(vcpu < self.vcpus))?;
+        }
+        self.console(host, &path)?;
+        Ok(host.introduce(domid, self.store.0, self.store.1)?)
+    }
+
+    /// The console daemon looks for these when the domain is introduced.
+    fn console(&self, host: &dyn Host, path: &str) -> Result<()> {
+        let console = format!("{path}/console");
+        for (node, value) in [
+            ("type", "xenconsoled".to_owned()),
+            ("limit", "1048576".to_owned()),
+            ("output", "pty".to_owned()),
+            ("ring-ref", self.console.0.to_string()),
+            ("port", self.console.1.to_string()),
+        ] {
+            host.write(&format!("{console}/{node}"), &value)?;
+        }
+        make_dir(host, &format!("{console}/tty"), &[(0, 'n'), (self.domid, 'r')])
+    }
+}
+
+/// The word for a vCPU that shall be up or not.
+pub fn availability(online: bool) -> &'static str {
+    if online { "online" } else { "offline" }
+}
