@@ -173,7 +173,7 @@ impl Maker<'_> {
     }
 
     fn shared_info(&self, domid: u32) -> Result<u64> {
-        let info = self.host.domain(domid, false)?;
+        let info = self.host.domain(domid)?;
         info.map(|info| info.shared_info_frame)
             .ok_or_else(|| Error::new(Kind::Other, "the new domain is gone"))
     }

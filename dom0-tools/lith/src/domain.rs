@@ -2,7 +2,7 @@
 
 use crate::device::{self, make_dir};
 use crate::error::{Error, Kind, Result};
-use crate::host::{Host, domains};
+use crate::host::Host;
 use guest_abi::control::{self, DomainInfo};
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ pub fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
 
 /// All domains with their names.
 pub fn list(host: &dyn Host) -> Result<Vec<Domain>> {
-    domains(host)?.into_iter().map(|info| named(host, info)).collect()
+    host.domains()?.into_iter().map(|info| named(host, info)).collect()
 }
 
 fn named(host: &dyn Host, info: DomainInfo) -> Result<Domain> {
@@ -112,7 +112,7 @@ fn named(host: &dyn Host, info: DomainInfo) -> Result<Domain> {
 
 /// The domain with a number.
 pub fn by_id(host: &dyn Host, domid: u32) -> Result<Option<Domain>> {
-    host.domain(domid, false)?.map(|info| named(host, info)).transpose()
+    host.domain(domid)?.map(|info| named(host, info)).transpose()
 }
 
 /// The domain that a word means: a number, a name, a UUID, or an unambiguous beginning of a name or UUID.
@@ -163,7 +163,7 @@ pub fn forget(host: &dyn Host, domid: u32) -> Result<()> {
 /// dom0's backends let go of a domain's pages a moment after its devices went.
 fn wait_gone(host: &dyn Host, domid: u32) -> Result<u64> {
     for _ in 0..50 {
-        if host.domain(domid, false)?.is_none() {
+        if host.domain(domid)?.is_none() {
             return Ok(0);
         }
         host.sleep(Duration::from_millis(100));

@@ -30,6 +30,7 @@ fn hint(hint: &Option<String>) -> String {
 fn a_whole_file() {
     let text = read("web.cfg");
     let parsed = parse("web.cfg", &text, &["vcpus=3".to_owned()]).unwrap();
+    assert_eq!(parsed.config.vcpus, 3, "the command line wins");
     golden("web.json", &format!("{:#}\n", to_json(&parsed.config)));
     golden("web.warnings", &shown(&text));
 }

@@ -116,7 +116,7 @@ impl<H: Hypervisor + ?Sized> Writer<'_, H> {
                 _ => PRESENT | ACCESSED | WRITABLE | DIRTY | USER,
             };
             let table = tables.entry(entry.table).or_insert_with(|| vec![0; 512]);
-            table[usize::from(entry.index)] = self.memory.mfn(entry.target)? * PAGE_SIZE | flags;
+            table[usize::from(entry.index)] = (self.memory.mfn(entry.target)? * PAGE_SIZE) | flags;
         }
         // Tables lie together, so few writes are enough.
         let mut run: (u64, Vec<u64>) = (0, Vec::new());

@@ -38,7 +38,7 @@ pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Parsed, Con
     let source = Source::new(name, text);
     let mut settings = if name.ends_with(".toml") { toml_form::parse(&source)? } else { xl::parse(&source)? };
     for word in overrides {
-        settings.extend(xl::parse(&Source::new("command line", word))?);
+        xl::parse_into(&Source::new("command line", word), &mut settings)?;
     }
     domain::interpret(&source, settings)
 }

@@ -8,14 +8,20 @@ const MAX_DEPTH: usize = 8;
 
 /// Reads a text. A key set twice keeps its last value; `+=` appends a string to a string, a list to a list.
 pub fn parse(source: &Source) -> Result<Vec<Setting>, ConfigError> {
-    let mut parser = Parser { source, tokens: tokens(source)?, at: 0 };
     let mut settings = Vec::new();
+    parse_into(source, &mut settings)?;
+    Ok(settings)
+}
+
+/// The same, behind settings that there are already.
+pub fn parse_into(source: &Source, settings: &mut Vec<Setting>) -> Result<(), ConfigError> {
+    let mut parser = Parser { source, tokens: tokens(source)?, at: 0 };
     while let Some((key, append)) = parser.key()? {
         let value = parser.value(0)?;
         parser.end()?;
-        store(&mut settings, key, value, append)?;
+        store(settings, key, value, append)?;
     }
-    Ok(settings)
+    Ok(())
 }
 
 fn store(settings: &mut Vec<Setting>, key: Atom, value: Value, append: bool) -> Result<(), ConfigError> {

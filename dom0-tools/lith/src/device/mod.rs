@@ -61,6 +61,14 @@ impl DeviceKind {
             DeviceKind::Network => "vif",
         }
     }
+
+    /// What people call it.
+    pub fn noun(self) -> &'static str {
+        match self {
+            DeviceKind::Block => "disk",
+            DeviceKind::Network => "interface",
+        }
+    }
 }
 
 /// Where a device stands in the store.
@@ -142,7 +150,8 @@ impl Location {
         let front_error = said(format!("/local/domain/{}/error/device/{word}/{}", self.domid, self.number));
         let back_error = said(format!("/local/domain/0/error/backend/{word}/{}/{}", self.domid, self.number));
         let message = format!(
-            "the guest's {word} {} did not connect: the frontend is {}, the backend {}",
+            "the guest's {} {} did not connect: the frontend is {}, the backend {}",
+            self.kind.noun(),
             self.number,
             state::name(front),
             state::name(&back)
@@ -165,7 +174,7 @@ impl Location {
         if self.back(host, "state")?.is_none() {
             return Err(Error::new(
                 Kind::NotFound,
-                format!("there is no {} {}", self.kind.word(), self.number),
+                format!("there is no {} {}", self.kind.noun(), self.number),
             ));
         }
         if !force {
@@ -185,7 +194,7 @@ impl Location {
                     Kind::GuestRefused,
                     format!(
                         "the guest does not let go of {} {}: its end is {}",
-                        self.kind.word(),
+                        self.kind.noun(),
                         self.number,
                         state::name(&front)
                     ),

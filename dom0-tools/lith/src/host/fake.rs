@@ -389,13 +389,14 @@ impl Hypervisor for Fake {
         Ok(info)
     }
 
-    fn domain(&self, domid: u32, next: bool) -> Result<Option<DomainInfo>> {
+    fn domain(&self, domid: u32) -> Result<Option<DomainInfo>> {
         self.check("domain_info", domid)?;
-        let state = self.state.borrow();
-        Ok(match next {
-            true => state.domains.range(domid..).next().map(|(_, d)| d.info),
-            false => state.domains.get(&domid).map(|d| d.info),
-        })
+        Ok(self.state.borrow().domains.get(&domid).map(|d| d.info))
+    }
+
+    fn domains(&self) -> Result<Vec<DomainInfo>> {
+        self.check("domain_info", 0)?;
+        Ok(self.state.borrow().domains.values().map(|d| d.info).collect())
     }
 
     fn vcpu(&self, domid: u32, vcpu: u32) -> Result<VcpuInfo> {

@@ -3,6 +3,10 @@
 //! Three narrow traits, so that everything above them is tested with [`fake::Fake`], which behaves as the real ones do.
 
 pub mod fake;
+mod real;
+mod terminal;
+
+pub use real::Dom0;
 
 use guest_abi::control::{DomainInfo, Failure, Holder, HostInfo, VcpuInfo, Version};
 use std::path::Path;
@@ -46,7 +50,7 @@ impl HostError {
 pub fn errno_text(errno: i32) -> String {
     let words = match errno {
         1 => "not permitted",
-        2 => "no such entry",
+        2 => "it does not exist",
         3 => "no such domain",
         7 => "the hypervisor is older than this command",
         11 => "to be tried again",
@@ -105,8 +109,10 @@ pub trait Hypervisor {
     fn version(&self) -> Result<Version>;
     /// The machine.
     fn host_info(&self) -> Result<HostInfo>;
-    /// The domain with this number, or with `next` the one at or behind it.
-    fn domain(&self, domid: u32, next: bool) -> Result<Option<DomainInfo>>;
+    /// The domain with this number.
+    fn domain(&self, domid: u32) -> Result<Option<DomainInfo>>;
+    /// All domains, in the order of their numbers.
+    fn domains(&self) -> Result<Vec<DomainInfo>>;
     /// A vCPU.
     fn vcpu(&self, domid: u32, vcpu: u32) -> Result<VcpuInfo>;
     /// Makes a domain, paused.
@@ -227,15 +233,3 @@ pub trait System {
 pub trait Host: Hypervisor + Store + System {}
 
 impl<T: Hypervisor + Store + System> Host for T {}
-
-/// All domains, in the order of their numbers.
-pub fn domains(host: &dyn Host) -> Result<Vec<DomainInfo>> {
-    let mut all = Vec::new();
-    let mut next = 0;
-    while let Some(info) = host.domain(next, true)? {
-        all.push(info);
-        let Some(after) = info.domid.checked_add(1) else { break };
-        next = after;
-    }
-    Ok(all)
-}

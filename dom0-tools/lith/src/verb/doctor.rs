@@ -16,12 +16,12 @@ enum Verdict {
 }
 
 /// The verb.
-pub(super) fn doctor(host: Result<Box<dyn Host>>, format: Format, out: &mut dyn Write) -> Result<()> {
+pub(super) fn doctor(host: Result<&dyn Host>, format: Format, out: &mut dyn Write) -> Result<()> {
     let mut checks = vec![("xen", xenfs())];
     match host {
         Err(error) => checks
             .push(("hypervisor", Verdict::Bad(error.message, "boot Xenolith; run this as root in dom0"))),
-        Ok(host) => checks.extend(with_host(&*host)),
+        Ok(host) => checks.extend(with_host(host)),
     }
     let mut table = Table::new(
         "doctor",

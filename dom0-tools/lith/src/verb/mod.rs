@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 /// Opens the machine; not all verbs need one.
-pub type Open<'a> = &'a dyn Fn() -> Result<Box<dyn Host>>;
+pub type Open<'a> = &'a dyn Fn() -> Result<&'a dyn Host>;
 
 /// Where a verb's words go.
 pub struct Streams<'a> {
@@ -41,7 +41,7 @@ struct Context<'a, 'b> {
 }
 
 /// Runs a command line; the answer is the exit code.
-pub fn run(args: impl IntoIterator<Item = OsString>, open: Open, streams: &mut Streams) -> u8 {
+pub fn run(args: impl IntoIterator<Item = OsString>, open: Open<'_>, streams: &mut Streams) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -66,7 +66,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, open: Open, streams: &mut S
     }
 }
 
-fn dispatch(cli: Cli, open: Open, streams: &mut Streams) -> Result<()> {
+fn dispatch(cli: Cli, open: Open<'_>, streams: &mut Streams) -> Result<()> {
     match cli.verb {
         Verb::Completions { shell } => return manual::completions(shell, streams.out),
         Verb::Help { verb, man } => {
@@ -75,13 +75,13 @@ fn dispatch(cli: Cli, open: Open, streams: &mut Streams) -> Result<()> {
         Verb::Check { config } => {
             // The file is looked at before the machine is, which need not be there.
             let host = open();
-            return create::check(&config, host.as_deref().ok(), cli.format, streams);
+            return create::check(&config, host.ok(), cli.format, streams);
         }
         Verb::Doctor => return doctor::doctor(open(), cli.format, streams.out),
         _ => {}
     }
     let host = open()?;
-    let mut context = Context { host: &*host, format: cli.format, quiet: cli.quiet, streams };
+    let mut context = Context { host, format: cli.format, quiet: cli.quiet, streams };
     context.verb(cli.verb)
 }
 

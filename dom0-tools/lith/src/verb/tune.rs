@@ -76,7 +76,7 @@ impl Context<'_, '_> {
     fn wait_memory(&self, domid: u32, pages: u64, timeout: u64) -> Result<()> {
         let end = self.host.now() + Duration::from_secs(timeout);
         loop {
-            let info = self.host.domain(domid, false)?;
+            let info = self.host.domain(domid)?;
             let now = info.map_or(0, |info| info.pages);
             if info.is_none() || now.abs_diff(pages) <= pages / 64 + 1024 {
                 return Ok(());
