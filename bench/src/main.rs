@@ -4,7 +4,7 @@
 //! `cargo xtask bench` boots it with no hypervisor, on Debian's Xen and on Xenolith. Under QEMU's `-icount shift=0` an
 //! instruction takes a nanosecond of `CLOCK_MONOTONIC`, so the numbers are instructions, and two runs agree to about
 //! 0.3 %; without it they are times. As an ordinary process it only prints:
-//! `cargo run --release -p xenolith-bench`.
+//! `cargo run --release -p xenolith-bench`. Arguments name the rows to measure; without any it is all.
 
 mod rows;
 mod sys;
@@ -15,7 +15,8 @@ use std::process::ExitCode;
 const NOTHING: &str = "--exit";
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|arg| arg == NOTHING) {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.first().is_some_and(|arg| arg == NOTHING) {
         return ExitCode::SUCCESS;
     }
     let first = std::process::id() == 1;
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
     // The cycle counter began with the machine: under -icount this is the time since power-on.
     println!("BENCH-AT init {}", sys::cycles());
     let mut failed = false;
-    for row in rows::ROWS {
+    for row in rows::ROWS.iter().filter(|row| wanted.is_empty() || wanted.iter().any(|name| name == row.name))
+    {
         match row.measure() {
             Ok(nanoseconds) => println!("BENCH {} {nanoseconds:.1}", row.name),
             Err(error) => {

@@ -19,6 +19,7 @@ Xenolith, and prints what each operation takes, in instructions (QEMU's -icount:
 and the ratios. Two runs agree to about 0.3 %.
 
   --on LIST       what to run below the kernel: bare,xen,xenolith (all three)
+  --rows LIST     the operations to measure, by their names in the table (all)
   --kernel 6.1|6.12
   --cpu MODEL     QEMU's CPU model (qemu64: the one that all three run on)
   --memory MIB    of the machine (1024); dom0 gets half
@@ -75,6 +76,8 @@ fn parse(args: &[String]) -> Result<Options> {
         let mut value = || args.next().with_context(|| format!("{option} needs a value"));
         match option.as_str() {
             "--on" => options.on = value()?.split(',').map(hypervisor).collect::<Result<_>>()?,
+            // What follows `--` are the arguments of the first process.
+            "--rows" => options.spec.dom0_append += &format!(" -- {}", value()?.replace(',', " ")),
             "--kernel" => options.spec.kernel = kernel(value()?)?,
             "--cpu" => options.spec.cpu = Some(value()?.clone()),
             "--memory" => options.spec.memory = value()?.parse().context("--memory needs a number")?,

@@ -101,7 +101,7 @@ impl Origin<'_> {
 }
 
 /// Flags that the kernel does not inherit from what was interrupted.
-const CLEARED: u64 = flags::AC | flags::VM | flags::RF | flags::NT | flags::TF;
+pub const CLEARED: u64 = flags::AC | flags::VM | flags::RF | flags::NT | flags::TF;
 
 /// Sends the guest to `handler` on the stack at `sp` (of a [`Frame`] that has been stored).
 ///

@@ -22,6 +22,7 @@ pub mod flags {
 
 /// Whether the guest was running its kernel or its user programs; both are ring 3 for the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Mode {
     /// On the kernel's page table.
     Kernel,

@@ -2,6 +2,7 @@
 //!
 //! Facts: `struct trap_info`, `TI_GET_DPL` and `TI_GET_IF` of the public header `arch-x86/xen.h`.
 
+use core::mem::offset_of;
 use core::num::NonZeroU64;
 use guest_abi::x86_64::{FLAT_KERNEL_CS, TI_DPL_MASK, TI_MASK_EVENTS};
 use hv_types::GuestVa;
@@ -88,6 +89,11 @@ pub struct Handler {
 pub struct NotCanonical;
 
 impl Handler {
+    /// Where the address is, for the entry code.
+    pub const ADDRESS: usize = offset_of!(Handler, address);
+    /// Where the flag is, for the entry code.
+    pub const MASKS_EVENTS: usize = offset_of!(Handler, masks_events);
+
     /// The checkpoint for every address that a guest registers as a callback. `Ok(None)` means none, by the zero
     /// address.
     #[inline]
@@ -117,6 +123,10 @@ pub struct TrapEntry {
 }
 
 impl TrapEntry {
+    /// Where the address is, for the entry code; zero is none.
+    pub const ADDRESS: usize = offset_of!(TrapEntry, address);
+    /// Where the flags are, for the entry code.
+    pub const FLAGS: usize = offset_of!(TrapEntry, flags);
     /// No handler.
     pub const EMPTY: TrapEntry = TrapEntry { address: 0, cs: 0, flags: 0 };
 

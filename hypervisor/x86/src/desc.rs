@@ -5,7 +5,7 @@
 use core::arch::asm;
 use core::mem::size_of;
 
-use crate::{cpu, entry};
+use crate::{cpu, entry, quick};
 
 /// First selector of the hypervisor's page (`FIRST_RESERVED_GDT_ENTRY` * 8).
 pub const RESERVED: u16 = 14 * 4096u32 as u16;
@@ -178,8 +178,11 @@ fn build_idt() -> Idt {
         };
         // INT3, INTO and INT 0x80 may be raised by guests; the rest arrives as #GP and is bounced in software.
         let dpl = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
-        let handler =
-            if vector == 1 { entry::debug_entry as *const () as u64 } else { entry::stub_address(vector) };
+        let handler = match vector {
+            1 => entry::debug_entry as *const () as u64,
+            14 => quick::page_fault_entry as *const () as u64,
+            _ => entry::stub_address(vector),
+        };
         *entry = gate(handler, stack, dpl);
     }
     idt

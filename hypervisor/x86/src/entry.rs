@@ -155,23 +155,51 @@ pub unsafe extern "C" fn iret_fixup() {
     )
 }
 
-/// SYSCALL from ring 3: a hypercall if the guest's kernel runs, else a system call for that kernel. The CPU's stub
-/// has stored the stack pointer and points `rsp` at its place.
+/// The rest of a SYSCALL from 64-bit mode: the other registers, the handler, and back.
+macro_rules! syscall_rest {
+    ($($(#[$doc:meta])* $name:ident, $handler:path;)+) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// Only [`quick`](crate::quick) jumps here, with the processor's frame on the stack and the other registers
+            /// the guest's.
+            #[unsafe(naked)]
+            #[unsafe(link_section = ".text.entry.syscall")]
+            pub unsafe extern "C" fn $name() {
+                naked_asm!(
+                    "push 0",
+                    "mov dword ptr [rsp + 4], {mark}",
+                    save!(),
+                    call_handler!(),
+                    "jmp {back}",
+                    mark = const SYSCALL,
+                    handler = sym $handler,
+                    back = sym syscall_exit,
+                )
+            }
+        )+
+    };
+}
+syscall_rest! {
+    /// A hypercall other than `iret`.
+    hypercall_entry, trap::on_hypercall;
+    /// `iret`, the general way.
+    iret_entry, trap::on_iret;
+    /// A system call of a user program, the general way.
+    system_call_entry, trap::on_system_call;
+    /// Behind a hypercall that was done on the short way: what waits before the guest goes on.
+    after_hypercall, trap::after_hypercall;
+}
+
+/// Back by SYSRET if `al` says so, else by IRET.
 ///
 /// # Safety
-/// Only the CPUs' stubs jump here.
+/// `rsp` points at a complete set of saved registers.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.entry.syscall")]
-pub unsafe extern "C" fn syscall_entry() {
+unsafe extern "C" fn syscall_exit() {
     naked_asm!(
-        "mov qword ptr [rsp + 8], {ss}",
-        "push r11",
-        "push {cs}",
-        "push rcx",
-        "push 0",
-        "mov dword ptr [rsp + 4], {mark}",
-        save!(),
-        call_handler!(),
         "test al, al",
         "jz {iret}",
         restore!(),
@@ -179,11 +207,24 @@ pub unsafe extern "C" fn syscall_entry() {
         "mov r11, [rsp + 24]",
         "mov rsp, [rsp + 32]",
         "sysretq",
-        ss = const crate::desc::GUEST_SS as i32,
-        cs = const crate::desc::GUEST_CS as i32,
-        mark = const SYSCALL,
-        handler = sym trap::on_syscall,
         iret = sym iret_exit,
+    )
+}
+
+/// A frame did not fit on the stack of the guest's kernel, whose page table is loaded already. The stack here is as a
+/// stub leaves it.
+///
+/// # Safety
+/// Only [`quick`](crate::quick) jumps here.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.fixup")]
+pub unsafe extern "C" fn kernel_stack_fault() {
+    naked_asm!(
+        save!(),
+        call_handler!(),
+        "jmp {exit}",
+        handler = sym trap::on_kernel_stack_fault,
+        exit = sym iret_exit,
     )
 }
 

@@ -15,7 +15,7 @@ use hv_types::GuestVa;
 pub struct Caller;
 
 /// Bits 63..43 of every address in the hypervisor's slots, and of no other.
-const HYPERVISOR_TOP: u64 = 0xffff_8000_0000_0000 >> 43;
+pub const HYPERVISOR_TOP: u64 = 0xffff_8000_0000_0000 >> 43;
 
 /// An access that starts outside the hypervisor's slots and ascends cannot reach them: the addresses directly
 /// below are not canonical and fault first.
@@ -38,6 +38,8 @@ macro_rules! noted {
         )
     };
 }
+
+pub(crate) use noted;
 
 macro_rules! word_access {
     ($read:ident, $write:ident, $ty:ty, $reg:ident, $fmt:literal) => {

@@ -37,6 +37,7 @@ pub mod panic;
 pub mod percpu;
 pub mod ports;
 pub mod power;
+pub mod quick;
 pub mod start;
 pub mod switch;
 pub mod trap;

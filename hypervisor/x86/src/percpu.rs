@@ -165,7 +165,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
 fn write_stubs(id: u32, record: u64) -> Result<(), mem::NoMemory> {
     let frame = mem::take_frame().ok_or(mem::NoMemory)?;
     let entries =
-        [crate::entry::syscall_entry as *const () as u64, crate::entry::syscall32_entry as *const () as u64];
+        [crate::quick::syscall_entry as *const () as u64, crate::entry::syscall32_entry as *const () as u64];
     for (n, entry) in entries.into_iter().enumerate() {
         let offset = n as u64 * STUB_SIZE;
         write_stub(mem::phys_to_virt(frame + offset), stub(id) + offset, record, entry);

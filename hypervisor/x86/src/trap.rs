@@ -4,6 +4,8 @@ use hv_pv::regs::{Mode, Regs};
 use hv_pv::trap::{self, software_interrupt};
 use hv_types::GuestVa;
 
+use crate::calls::entry_points;
+use crate::domain::{self, Crash};
 use crate::guest::{self, Caller};
 use crate::percpu::this_cpu;
 use crate::vcpu::{Vcpu, current};
@@ -79,15 +81,43 @@ fn ldt_page_was_absent() -> bool {
         && paging::fault_in_window(current(), address)
 }
 
-/// SYSCALL from ring 3. True: return by SYSRET.
-pub extern "C" fn on_syscall(regs: &mut Regs) -> bool {
-    let vcpu = current();
-    match vcpu.mode.get() {
-        Mode::Kernel => hypercall::enter(regs, vcpu),
-        Mode::User => deliver::system_call(regs, vcpu),
-    }
+/// A hypercall other than `iret`. True: return by SYSRET.
+pub extern "C" fn on_hypercall(regs: &mut Regs) -> bool {
+    hypercall::enter(regs, current());
+    after_hypercall(regs)
+}
+
+/// `iret`, where the way of [`quick`](crate::quick) did not do. True: return by SYSRET.
+pub extern "C" fn on_iret(regs: &mut Regs) -> bool {
+    entry_points::iret(regs, current());
+    after_hypercall(regs)
+}
+
+/// SYSCALL in user mode, likewise.
+pub extern "C" fn on_system_call(regs: &mut Regs) -> bool {
+    deliver::system_call(regs, current());
+    after_hypercall(regs)
+}
+
+/// What is left to do behind a hypercall. True: return by SYSRET.
+#[inline]
+pub extern "C" fn after_hypercall(regs: &mut Regs) -> bool {
     deliver::before_return(regs);
     may_sysret(regs)
+}
+
+/// A frame did not fit on the kernel's stack.
+pub extern "C" fn on_kernel_stack_fault(regs: &mut Regs) {
+    domain::crash(current(), regs, Crash::KernelStack);
+    deliver::before_return(regs);
+}
+
+/// `mmu_update` with the one request at `list`. False if it is not of the ordinary kind, and nothing happened.
+pub extern "C" fn one_update(list: u64, vcpu: &'static Vcpu) -> bool {
+    match Caller.read_words::<2>(list) {
+        Ok([pointer, value]) => paging::mmu().one_leaf_update(&paging::caller(vcpu), pointer, value),
+        Err(_) => false,
+    }
 }
 
 /// SYSRET restores only the flat 64-bit selectors, takes rcx and r11 away, and faults in ring 0 where the address

@@ -185,7 +185,15 @@ impl World {
         let (mmu, caller) = (self.mmu(), self.caller(cpu));
         match *act {
             Act::Update(command, mfn, index, value, foreign) => {
-                let space = Buffer::of(&[mfn << 12 | (index as u64 % 512) << 3 | command, value, 0]);
+                let pointer = mfn << 12 | (index as u64 % 512) << 3 | command;
+                // The entry code's short way for what it takes for an ordinary request; here for every second.
+                if foreign == u32::from(DomId::SELF.0)
+                    && index % 2 == 0
+                    && mmu.one_leaf_update(&caller, pointer, value)
+                {
+                    return Ok(0);
+                }
+                let space = Buffer::of(&[pointer, value, 0]);
                 self.batch(foreign, |list, count, foreign| {
                     mmu.do_mmu_update(&caller, &space, list, count, GuestVa(Buffer::BASE.0 + 16), foreign)
                 })

@@ -135,6 +135,30 @@ impl FrameTable<'_> {
         if owner_of(frame) == owner { Ok((TypeRef(mfn), level)) } else { Err(self.back_out_table(frame)) }
     }
 
+    /// Takes a type reference on a frame that is a validated page table of level 1.
+    #[inline(always)]
+    pub fn get_leaf_table(&self, mfn: Mfn, owner: DomId) -> Result<TypeRef, Refused> {
+        let frame = self.get(mfn).ok_or(Refused)?;
+        let old = frame.word.load(Ordering::Relaxed);
+        if !Word(old).is_valid_table(1) || Word(old).is_full() || owner_of(frame) != owner {
+            return Err(Refused);
+        }
+        // Another CPU was faster: the caller has a longer way.
+        cas(frame, old, old.wrapping_add(Word::BOTH)).map_err(|_| Refused)?;
+        if owner_of(frame) == owner { Ok(TypeRef(mfn)) } else { Err(self.back_out_table(frame)) }
+    }
+
+    /// Gives back a type reference that is not the last; else, or if another CPU was faster, it comes back.
+    #[inline(always)]
+    pub fn put_shared(&self, reference: TypeRef) -> Result<(), TypeRef> {
+        let Some(frame) = self.get(reference.0) else { return Ok(()) };
+        let old = frame.word.load(Ordering::Relaxed);
+        if Word(old).types() > 1 && cas(frame, old, old.wrapping_sub(Word::BOTH)).is_ok() {
+            return Ok(());
+        }
+        Err(reference)
+    }
+
     #[cold]
     fn back_out_table(&self, frame: &Frame) -> Refused {
         let mut old = frame.word.load(Ordering::Relaxed);

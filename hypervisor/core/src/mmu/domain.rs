@@ -1,5 +1,6 @@
 //! What a domain and a vCPU are, as far as their memory goes.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
@@ -211,6 +212,11 @@ pub struct VcpuMmu {
 }
 
 impl VcpuMmu {
+    /// Where the kernel's root is, for the entry code: its frame number, or zero.
+    pub const KERNEL_ROOT: usize = offset_of!(VcpuMmu, kernel_root);
+    /// Where the user's root is, for the entry code: its frame number, or zero.
+    pub const USER_ROOT: usize = offset_of!(VcpuMmu, user_root);
+
     /// A vCPU without tables.
     pub const fn new() -> Self {
         VcpuMmu {

@@ -65,6 +65,28 @@ impl<'a, P: Machine> Mmu<'a, P> {
         self.batch_result(caller, result, rest, count - completed, done, foreign)
     }
 
+    /// The `mmu_update` that is asked for most often: one entry of one of the caller's level-1 tables, for its own
+    /// frames. False if it is not that, or may not or cannot be done so simply; then nothing has happened, and
+    /// [`Mmu::do_mmu_update`] says what is the matter.
+    #[inline(always)]
+    pub fn one_leaf_update(&self, caller: &Caller<'_>, pointer: u64, value: u64) -> bool {
+        let how = match pointer & 7 {
+            MMU_NORMAL_PT_UPDATE => How::Set,
+            MMU_PT_UPDATE_PRESERVE_AD => How::KeepAd,
+            _ => return false,
+        };
+        if self.is_unfinished(caller.vcpu) {
+            return false;
+        }
+        let (domain, mfn, index) = (caller.domain, Mfn::containing(pointer), (pointer as usize & 0xfff) >> 3);
+        let Ok(table) = self.frames.get_leaf_table(mfn, domain.id) else { return false };
+        let done = self.replace_leaf(mfn, index, value, how, domain, &PageOwner::own(domain)).is_ok();
+        if let Err(last) = self.frames.put_shared(table) {
+            self.drop_table_later(caller.vcpu, last);
+        }
+        done
+    }
+
     /// How a batch ends: interrupted, or with a result that may have to wait for unfinished work.
     pub(super) fn batch_result(
         &self,
