@@ -118,9 +118,13 @@ pub fn run(args: &[String]) -> Result<()> {
     ensure!(args.is_empty(), "`build` takes no arguments");
     let built = build()?;
     check(&built)?;
+    let tools = crate::tools::build()?;
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len() / 1024);
     println!("{} ({} KiB)", built.elf.display(), size(&built.elf));
     println!("{} ({} KiB)", built.gz.display(), size(&built.gz));
+    for tool in &tools {
+        println!("{} ({} KiB)", tool.display(), size(tool));
+    }
     Ok(())
 }
 

@@ -15,3 +15,4 @@ pub mod stats;
 pub mod survey;
 pub mod symbols;
 pub mod test;
+pub mod tools;

@@ -1,6 +1,6 @@
 //! A machine in QEMU: what it is made of, the disk it boots from, the QEMU command.
 
-use crate::image::{self, apt::Suite, bootdisk, initramfs, kernel, rootdisk};
+use crate::image::{self, apt::Suite, bootdisk, guest, initramfs, kernel, rootdisk};
 use crate::{build, paths, sh};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -40,6 +40,17 @@ pub enum Root {
     Virtio,
     /// On an AHCI disk: Debian 12.
     Ahci,
+}
+
+/// What dom0 has for domains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domains {
+    /// Nothing: it is looked at by itself.
+    None,
+    /// The tools, and a guest in memory.
+    Tools,
+    /// The same, and a disk with a Debian for a guest.
+    Debian,
 }
 
 /// The machine's firmware.
@@ -88,6 +99,8 @@ pub struct Spec {
     pub programs: Vec<PathBuf>,
     /// So many bytes more in the initramfs.
     pub padding: usize,
+    /// What dom0 has for domains.
+    pub domains: Domains,
     /// Wait for a debugger on port 1234.
     pub gdb: bool,
     /// Restart on a reset instead of ending.
@@ -116,6 +129,7 @@ impl Default for Spec {
             command: None,
             programs: Vec::new(),
             padding: 0,
+            domains: Domains::None,
             gdb: false,
             reboot: false,
             icount: false,
@@ -194,10 +208,7 @@ fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
     };
     let initrd = match &spec.initrd {
         Some(bytes) => vec![bytes.clone()],
-        None => vec![
-            sh::read(&initramfs::base(&kernel)?)?,
-            initramfs::extra(spec.command.as_deref(), &spec.programs, spec.padding)?,
-        ],
+        None => initrd(spec, &kernel)?,
     };
     let kernel_options = kernel_options(spec);
     if spec.hypervisor == Hypervisor::Bare {
@@ -222,6 +233,15 @@ fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
             initrd: if none { &[] } else { &initrd },
         },
     )
+}
+
+fn initrd(spec: &Spec, kernel: &kernel::Kernel) -> Result<Vec<Vec<u8>>> {
+    let mut parts = vec![sh::read(&initramfs::base(kernel)?)?];
+    if spec.domains != Domains::None && spec.hypervisor == Hypervisor::Xenolith {
+        parts.push(guest::dom0(kernel)?);
+    }
+    parts.push(initramfs::extra(spec.command.as_deref(), &spec.programs, spec.padding)?);
+    Ok(parts)
 }
 
 fn hypervisor_options(spec: &Spec) -> String {
@@ -275,6 +295,11 @@ fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
     if spec.root != Root::Initramfs {
         let image = rootdisk::debian()?;
         add("-drive", format!("if=none,id=root,format=raw,snapshot=on,file={}", image.display()));
+    }
+    if spec.domains == Domains::Debian && spec.root == Root::Initramfs {
+        let image = guest::disk()?;
+        add("-drive", format!("if=none,id=demo,format=raw,snapshot=on,file={}", image.display()));
+        add("-device", format!("virtio-blk-pci,drive=demo,serial={}", guest::DISK_SERIAL));
     }
     match spec.root {
         Root::Initramfs => {}

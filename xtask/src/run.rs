@@ -1,7 +1,7 @@
 //! `run`: a machine on this terminal, or one command in dom0.
 
 use crate::console::Console;
-use crate::machine::{Firmware, Hypervisor, Kernel, Machine, Root, Spec};
+use crate::machine::{Domains, Firmware, Hypervisor, Kernel, Machine, Root, Spec};
 use crate::sh;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ fn execute(machine: &Machine, options: &Options) -> Result<ExitCode> {
 }
 
 fn parse(args: &[String]) -> Result<Options> {
-    let mut spec = Spec::default();
+    let mut spec = Spec { domains: Domains::Tools, ..Spec::default() };
     let mut options = (TIME_LIMIT, false);
     let mut args = args.iter();
     while let Some(option) = args.next() {
@@ -66,6 +66,7 @@ fn parse(args: &[String]) -> Result<Options> {
             "--root" => spec.root = root(value()?)?,
             "--xen" => spec.hypervisor = Hypervisor::Xen,
             "--bare" => spec.hypervisor = Hypervisor::Bare,
+            "--domains" => spec.domains = domains(value()?)?,
             "--gdb" => spec.gdb = true,
             "--exec" => spec.command = Some(value()?.clone()),
             "--timeout" => options.0 = Duration::from_secs(number(value()?)?.into()),
@@ -87,6 +88,14 @@ fn one_of(text: &str, known: &[&str]) -> Result<String> {
         return Ok(text.to_owned());
     }
     bail!("{text} is not one of {}", known.join(", "))
+}
+
+fn domains(text: &str) -> Result<Domains> {
+    Ok(match one_of(text, &["none", "tools", "debian"])?.as_str() {
+        "none" => Domains::None,
+        "tools" => Domains::Tools,
+        _ => Domains::Debian,
+    })
 }
 
 fn nic(text: &str) -> Result<String> {

@@ -76,6 +76,10 @@ for nic in /sys/class/net/*; do
 	break
 done
 
+if [ -x /etc/xenolith/start ] && [ -e /proc/xen/capabilities ]; then
+	. /etc/xenolith/start
+fi
+
 if [ -f /exec/command ]; then
 	. /exec/run
 fi

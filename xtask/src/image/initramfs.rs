@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const BUSYBOX: &str = "/bin/busybox";
+/// The program that is most of an initramfs.
+pub const BUSYBOX: &str = "/bin/busybox";
 const INIT: &str = include_str!("init.sh");
 const EXEC: &str = include_str!("exec.sh");
 /// A change of this file that changes the archive must change this number.
@@ -28,6 +29,14 @@ pub fn base(kernel: &Kernel) -> Result<PathBuf> {
 
 fn pack(kernel: &Kernel, busybox: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
+    userland(&mut archive, busybox)?;
+    archive.file("init", 0o755, INIT.as_bytes());
+    tree(&mut archive, &kernel.root, "lib")?;
+    Ok(archive.finish())
+}
+
+/// Directories, busybox and what it needs in `etc`.
+pub fn userland(archive: &mut Archive, busybox: &[u8]) -> Result<()> {
     for dir in
         ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "root", "newroot", "mnt", "usr", "usr/bin"]
     {
@@ -40,16 +49,14 @@ fn pack(kernel: &Kernel, busybox: &[u8]) -> Result<Vec<u8>> {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
     archive.link("sbin/modprobe", "../bin/busybox");
-    archive.file("init", 0o755, INIT.as_bytes());
     archive.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
     archive.file("etc/group", 0o644, b"root:x:0:\n");
     archive.file("etc/resolv.conf", 0o644, b"nameserver 10.0.2.3\n");
-    tree(&mut archive, &kernel.root, "lib")?;
-    Ok(archive.finish())
+    Ok(())
 }
 
 /// Adds a directory with all below it, in the order of the names.
-fn tree(archive: &mut Archive, root: &Path, name: &str) -> Result<()> {
+pub fn tree(archive: &mut Archive, root: &Path, name: &str) -> Result<()> {
     archive.dir(name);
     let dir = root.join(name);
     let mut entries: Vec<_> = std::fs::read_dir(&dir)

@@ -1,6 +1,7 @@
 //! Debian's kernels, unmodified, and those of their modules that a machine in QEMU needs.
 
 use super::apt::{self, Apt, Suite};
+use super::cpio::Archive;
 use crate::{paths, sh};
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,33 @@ pub struct Kernel {
     pub vmlinuz: PathBuf,
     /// A directory with `lib/modules/RELEASE` in it.
     pub root: PathBuf,
+}
+
+impl Kernel {
+    /// Adds some of the kernel's modules to an archive, with all that they need.
+    pub fn modules(&self, archive: &mut Archive, wanted: &[&str]) -> Result<()> {
+        let all = self.root.join("lib/modules");
+        let dir = only_entry(&all)?;
+        let release = dir.file_name().context("a release")?.to_string_lossy().into_owned();
+        let mut files = closure(&sh::read(&dir.join("modules.dep"))?, wanted)?;
+        for list in
+            sh::text(Command::new("ls").arg(&dir))?.lines().filter(|name| name.starts_with("modules."))
+        {
+            files.insert(list.to_owned());
+        }
+        let mut dirs = BTreeSet::from(["lib".to_owned(), "lib/modules".to_owned()]);
+        for file in &files {
+            let name = format!("lib/modules/{release}/{file}");
+            dirs.extend(name.match_indices('/').map(|(at, _)| name[..at].to_owned()));
+        }
+        for dir in &dirs {
+            archive.dir(dir);
+        }
+        for file in &files {
+            archive.file(&format!("lib/modules/{release}/{file}"), 0o644, &sh::read(&dir.join(file))?);
+        }
+        Ok(())
+    }
 }
 
 /// Debian 12's 6.1 or Debian 13's 6.12.

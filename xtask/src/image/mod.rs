@@ -4,6 +4,7 @@
 pub mod apt;
 pub mod bootdisk;
 pub mod cpio;
+pub mod guest;
 pub mod initramfs;
 pub mod kernel;
 mod key;
