@@ -100,6 +100,21 @@ impl SharedPage for Mapping {
     }
 }
 
+impl<P: SharedPage + ?Sized> SharedPage for std::sync::Arc<P> {
+    fn load(&self, offset: usize) -> u32 {
+        (**self).load(offset)
+    }
+    fn store(&self, offset: usize, value: u32) {
+        (**self).store(offset, value);
+    }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        (**self).read(offset, to);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        (**self).write(offset, from);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

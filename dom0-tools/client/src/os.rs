@@ -1,9 +1,11 @@
 //! What the daemons want of the operating system and the standard library does not have: waiting for several
 //! descriptors, signals as a descriptor, descriptors that outlive `exec`.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 /// The signal that asks a daemon to read its state again, or to start itself again.
@@ -188,6 +190,22 @@ pub fn peer(socket: BorrowedFd<'_>) -> io::Result<(u32, i32)> {
         )
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok((peer.uid, peer.pid)) }
+}
+
+/// Tells a service manager that asked for it (`NOTIFY_SOCKET`) that this daemon is ready.
+pub fn notify_ready() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = name.as_encoded_bytes();
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(std::path::Path::new(OsStr::from_bytes(name))),
+    };
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        // Nobody to tell is no reason not to serve.
+        let _ = socket.send_to_addr(b"READY=1", &address);
+    }
 }
 
 #[cfg(test)]
