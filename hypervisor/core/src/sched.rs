@@ -159,9 +159,10 @@ impl VcpuSched {
         (self.home.load(Ordering::Acquire) >> 32) as u32
     }
 
-    /// Its place in that queue, as [`Slot::index`](crate::time::Slot::index).
-    fn slot_bits(&self) -> u32 {
-        self.home.load(Ordering::Acquire) as u32
+    /// That CPU, and its place in the queue as [`Slot::index`](crate::time::Slot::index): read at once.
+    fn home(&self) -> (u32, u32) {
+        let home = self.home.load(Ordering::Acquire);
+        ((home >> 32) as u32, home as u32)
     }
 
     fn set_home(&self, cpu: u32, slot: u32) {

@@ -13,6 +13,8 @@ use guest_abi::Errno;
 pub trait Unit: Copy {
     /// The vCPU as the scheduler sees it.
     fn sched(&self) -> &VcpuSched;
+    /// True if CPU `cpu` may take the vCPU: its affinity allows it, and no CPU holds its registers any more.
+    fn may_go_to(&self, cpu: u32) -> bool;
 }
 
 /// Weight of a vCPU whose virtual time is real time.
@@ -23,6 +25,10 @@ const SLICE: u64 = 10 * MILLISECOND;
 const SLEEPER_BONUS: u64 = 5 * MILLISECOND;
 /// How far behind the running vCPU one that wakes must be to take its place.
 const PREEMPT_LEAD: u64 = MILLISECOND / 2;
+/// How far ahead of the others a vCPU may arrive from another CPU.
+const MOST_AHEAD: u64 = 100 * MILLISECOND;
+/// How many waiting vCPUs a thief looks at.
+const LOOKED_AT: usize = 16;
 /// Virtual times above this are lowered together.
 const REBASE: u64 = 1 << 60;
 
@@ -61,15 +67,9 @@ impl<V: Unit> CpuQueue<V> {
     pub fn add(&mut self, unit: V, weight: u16, now: u64) -> Result<Slot, Errno> {
         let slot = self.ready.add(unit)?;
         let share = Share { weight: weight.max(1), time: self.floor };
-        match self.shares.get_mut(slot.index()) {
-            Some(old) => *old = share,
-            None => {
-                if self.shares.try_reserve(1).is_err() {
-                    self.ready.remove(slot);
-                    return Err(Errno::ENOMEM);
-                }
-                self.shares.push(share);
-            }
+        if let Err(errno) = self.put_share(slot, share) {
+            self.ready.remove(slot);
+            return Err(errno);
         }
         unit.sched().set_home(self.cpu, slot.index() as u32);
         if unit.sched().may_run() {
@@ -86,6 +86,63 @@ impl<V: Unit> CpuQueue<V> {
         }
         self.ready.remove(slot);
         true
+    }
+
+    /// Moves the waiting vCPU that comes first of those that may go to `to`'s CPU there; what it is ahead or behind of its
+    /// neighbours it keeps. Answers it. Both queues are locked, in the order of their CPUs' numbers.
+    pub fn give_one(&mut self, to: &mut CpuQueue<V>, now: u64) -> Option<V> {
+        let slot = self.first_for(to.cpu)?;
+        self.give(slot, to, now)
+    }
+
+    /// Moves one vCPU, waiting or not, to another CPU. `None`: it runs here, or there is no room there; then nothing
+    /// happened.
+    pub fn give(&mut self, slot: Slot, to: &mut CpuQueue<V>, now: u64) -> Option<V> {
+        if self.running.is_some_and(|(running, _)| running == slot) {
+            return None;
+        }
+        let unit = self.ready.owner(slot)?;
+        let share = *self.shares.get(slot.index())?;
+        let theirs = to.ready.add(unit).ok()?;
+        let ahead = share.time.saturating_sub(self.floor).min(MOST_AHEAD);
+        let behind = self.floor.saturating_sub(share.time);
+        let time = (to.floor + ahead).saturating_sub(behind);
+        if to.put_share(theirs, Share { time, ..share }).is_err() {
+            to.ready.remove(theirs);
+            return None;
+        }
+        self.ready.remove(slot);
+        unit.sched().set_home(to.cpu, theirs.index() as u32);
+        to.wake(theirs, now);
+        Some(unit)
+    }
+
+    /// The first waiting vCPU that may go to a CPU. Only the front of the queue is looked at: a thief must not hold
+    /// up the owner.
+    fn first_for(&self, cpu: u32) -> Option<Slot> {
+        let fits = |slot: &Slot| self.ready.owner(*slot).is_some_and(|unit| unit.may_go_to(cpu));
+        self.ready.front(LOOKED_AT).filter(fits).min_by_key(|slot| self.ready.key(*slot))
+    }
+
+    /// True if a vCPU waits for this CPU.
+    pub fn has_waiting(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// How many vCPUs wait or run here.
+    pub fn load(&self) -> usize {
+        self.ready.len() + usize::from(self.running.is_some())
+    }
+
+    fn put_share(&mut self, slot: Slot, share: Share) -> Result<(), Errno> {
+        match self.shares.get_mut(slot.index()) {
+            Some(old) => *old = share,
+            None => {
+                self.shares.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                self.shares.push(share);
+            }
+        }
+        Ok(())
     }
 
     /// Changes a vCPU's weight.
@@ -170,9 +227,10 @@ impl<V: Unit> CpuQueue<V> {
         self.running.map(|(slot, _)| slot)
     }
 
-    /// The slot of one of this CPU's vCPUs.
+    /// The slot of one of this CPU's vCPUs; `None` if it lives elsewhere by now.
     pub fn slot_of(&self, unit: &V) -> Option<Slot> {
-        self.ready.slot(unit.sched().slot_bits())
+        let (cpu, slot) = unit.sched().home();
+        if cpu == self.cpu { self.ready.slot(slot) } else { None }
     }
 
     /// Takes the first of the queue that may run; the mechanism does not believe the queue.

@@ -16,6 +16,11 @@ impl Unit for Name<'_> {
     fn sched(&self) -> &VcpuSched {
         self.1
     }
+
+    fn may_go_to(&self, cpu: u32) -> bool {
+        // The tests' first vCPU stays where it is.
+        self.0 != 0 || cpu == self.1.cpu()
+    }
 }
 
 fn vcpus(count: usize) -> Vec<VcpuSched> {
@@ -53,6 +58,34 @@ proptest! {
             let slack = due / 20 + 20 * MILLISECOND;
             prop_assert!(ran[who].abs_diff(due) <= slack, "{}: ran {} of {}", who, ran[who], due);
         }
+    }
+
+    /// vCPUs that CPUs take from each other are neither lost nor doubled, and the one that may not move does not.
+    #[test]
+    fn stealing_loses_nobody(ops in prop::collection::vec((0usize..3, 0usize..3, 1u64..20 * MILLISECOND), 1..200)) {
+        let scheds = vcpus(6);
+        let mut queues = [CpuQueue::new(0), CpuQueue::new(1), CpuQueue::new(2)];
+        for (who, sched) in scheds.iter().enumerate() {
+            queues[who % 3].add(Name(who, sched), 256, 0).unwrap();
+        }
+        let mut now = 0;
+        for (from, to, step) in ops {
+            now += step;
+            if from == to {
+                queues[from].pick(now);
+                continue;
+            }
+            let mut thief = std::mem::replace(&mut queues[to], CpuQueue::new(99));
+            if let Some(Name(who, sched)) = queues[from].give_one(&mut thief, now) {
+                prop_assert_ne!(who, 0);
+                prop_assert_eq!(sched.cpu(), to as u32);
+                prop_assert!(thief.slot_of(&Name(who, sched)).is_some());
+                prop_assert!(queues[from].slot_of(&Name(who, sched)).is_none());
+            }
+            queues[to] = thief;
+            prop_assert_eq!(queues.iter().map(CpuQueue::load).sum::<usize>(), 6);
+        }
+        prop_assert_eq!(scheds[0].cpu(), 0);
     }
 
     /// Whatever happens, the times add up to the time that passed, only one vCPU runs, and a vCPU that may run and

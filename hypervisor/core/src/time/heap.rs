@@ -132,6 +132,11 @@ impl<T: Copy> Heap<T> {
         self.heap.first().copied()
     }
 
+    /// Up to `count` slots with a key, the smallest first, the others near the front in no order.
+    pub fn front(&self, count: usize) -> impl Iterator<Item = Slot> {
+        self.heap.iter().take(count).map(|(_, slot)| *slot)
+    }
+
     /// Lowers every key by `by`, to zero at least.
     pub fn lower(&mut self, by: u64) {
         for (key, _) in &mut self.heap {
