@@ -8,6 +8,8 @@
 //! Facts: Multiboot2 specification 2.0, sections 3.1 (header) and 3.2 (machine state).
 #![no_std]
 
+pub mod trampoline;
+
 use core::arch::global_asm;
 
 /// Bytes of the stack that boot code runs on until the CPU's own stack is ready.
