@@ -44,8 +44,11 @@ pub enum Level {
 pub struct Options<'a> {
     /// `dom0_mem=`.
     pub dom0_memory: Dom0Memory,
-    /// `dom0_max_vcpus=`.
-    pub dom0_max_vcpus: u32,
+    /// `dom0_max_vcpus=`; nothing: one for each CPU.
+    pub dom0_max_vcpus: Option<u32>,
+    /// `dom0_vcpus_pin`: vCPU n of dom0 runs on CPU n only.
+    pub dom0_vcpus_pin: bool,
+
     /// `com1=`, as written.
     pub com1: Option<&'a str>,
     /// `console=`, as written.
@@ -72,7 +75,8 @@ impl Default for Options<'_> {
     fn default() -> Self {
         Options {
             dom0_memory: Dom0Memory::default(),
-            dom0_max_vcpus: 1,
+            dom0_max_vcpus: None,
+            dom0_vcpus_pin: false,
             com1: None,
             console: None,
             log_level: Level::Info,
@@ -101,7 +105,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "smt",
     "cpufreq",
     "watchdog",
-    "dom0_vcpus_pin",
     "dom0",
     "sync_console",
     "console_to_ring",
@@ -132,8 +135,10 @@ impl<'a> Options<'a> {
         match name {
             "dom0_mem" => self.dom0_memory = dom0_memory(value)?,
             "dom0_max_vcpus" => {
-                self.dom0_max_vcpus = value.split('-').next_back()?.parse().ok().filter(|n| *n > 0)?
+                let most = value.split('-').next_back()?.parse().ok().filter(|n| *n > 0)?;
+                self.dom0_max_vcpus = Some(most);
             }
+            "dom0_vcpus_pin" => self.dom0_vcpus_pin = flag(value)?,
             "com1" => self.com1 = Some(value),
             "console" => self.console = Some(value),
             "loglvl" => self.log_level = level(value)?,

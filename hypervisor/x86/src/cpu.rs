@@ -153,6 +153,16 @@ pub fn wbinvd() {
     unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
 }
 
+/// Number of this CPU's local APIC, as CPUID has it.
+pub fn apic_id() -> u32 {
+    const TOPOLOGY: u32 = 0xb;
+    if cpuid(0, 0).eax >= TOPOLOGY && cpuid(TOPOLOGY, 0).ebx != 0 {
+        cpuid(TOPOLOGY, 0).edx
+    } else {
+        cpuid(1, 0).ebx >> 24
+    }
+}
+
 /// Stops this CPU for ever.
 pub fn halt_for_ever() -> ! {
     loop {

@@ -65,8 +65,10 @@ pub struct Domain {
     pub events: DomainEvents,
     /// How it ended.
     pub shutdown: Shutdown,
-    /// Its watchdogs, once it has asked for some.
-    pub watchdogs: Mutex<Option<Watchdogs>>,
+    /// Its watchdogs, once it has asked for some, and the CPU in whose queue they are.
+    pub watchdogs: Mutex<Option<(Watchdogs, u32)>>,
+    /// Held while a vCPU is given its context.
+    pub initialising: Mutex<()>,
     /// Its physical interrupts.
     pub pirqs: Mutex<Pirqs>,
     /// Its grant table.
@@ -104,6 +106,7 @@ impl Domain {
             memory_map: MemoryMap::new(),
             shutdown: Shutdown::new(),
             watchdogs: Mutex::new(None),
+            initialising: Mutex::new(()),
             pirqs: Mutex::new(pirqs),
             memory: DomainMemory::new(id, privileged),
             area,

@@ -21,6 +21,8 @@ const FCW: usize = 0;
 const FCW_RESET: u16 = 0x37f;
 const MXCSR: usize = 24;
 const MXCSR_RESET: u32 = 0x1f80;
+/// Bits that every x86-64 processor has.
+const MXCSR_USABLE: u32 = 0xffbf;
 /// Words of the XSAVE header.
 const XSTATE_BV: usize = 512;
 
@@ -44,6 +46,18 @@ impl Area {
             }
         }
         Some(Area(at))
+    }
+
+    /// Sets x87 and SSE from an FXSAVE image of a vCPU that does not run. Bits of MXCSR that the processor would
+    /// refuse are left out.
+    pub fn set_legacy(&self, image: &[u8; 512]) {
+        let at = self.0.as_ptr();
+        // SAFETY: the area is at least 512 bytes long, and nobody uses it while the vCPU does not run (I-VC-1).
+        unsafe {
+            core::ptr::copy_nonoverlapping(image.as_ptr(), at, image.len());
+            let mxcsr = at.add(MXCSR).cast::<u32>();
+            mxcsr.write(mxcsr.read() & MXCSR_USABLE);
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use hv_core::call::CallError;
 use hv_core::event::{self, DomainEvents, FramePin, Pirqs, Preempt, Wake};
 use hv_core::physdev;
 use hv_core::sched::{Reasons, SchedCaller, SchedPorts, VcpuSched};
-use hv_core::time::{Fired, TimeRecord, TimerCommand, TimerKind, timer_op, write_time};
+use hv_core::time::{
+    Fired, TimeRecord, TimerCommand, TimerKind, TimerQueue, VcpuTimers, Watchdogs, timer_op, write_time,
+};
 use hv_core::vcpu::VcpuPorts;
 use hv_types::{DomId, Gfn, GuestVa, Mfn, Pirq, VcpuId};
 
@@ -20,34 +22,23 @@ use crate::domain::{self, Domain};
 use crate::machine::Machine;
 use crate::mem::{PAGE, phys_to_virt};
 use crate::paging::mmu;
-use crate::percpu::{cpu_record, this_cpu, work};
+use crate::percpu::{Cpu, NEVER, cpu_record, this_cpu, work};
 use crate::vcpu::{Vcpu, current};
-use crate::work::Runner;
-use crate::{power, work as cpu_work};
+use crate::{ipi, power, work as cpu_work};
 
 fn vcpu(dom: DomId, id: VcpuId) -> Option<&'static Vcpu> {
     domain::find(dom)?.vcpus().get(usize::from(id.0)).copied()
 }
 
-/// The vCPU's last reason not to run may be gone: its CPU looks again.
-fn may_run_again(vcpu: &'static Vcpu) {
-    let home = cpu_record(vcpu.sched.cpu() as usize).unwrap_or(this_cpu());
-    let mut queue = home.queue.lock();
-    if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
-        queue.wake(slot, time::now());
-    }
-    drop(queue);
-    home.work.fetch_or(work::SCHEDULE, Ordering::AcqRel);
-}
-
 impl Wake for Machine {
     #[inline(always)]
     fn notify(&self, dom: DomId, id: VcpuId) {
-        // A running vCPU sees its pending flag on the way out.
-        if let Some(vcpu) = vcpu(dom, id)
-            && vcpu.sched.release(Reasons::BLOCKED)
-        {
-            may_run_again(vcpu);
+        // A vCPU that runs here sees its pending flag on the way out.
+        let Some(vcpu) = vcpu(dom, id) else { return };
+        if vcpu.sched.release(Reasons::BLOCKED) {
+            cpu_work::wake(vcpu);
+        } else {
+            cpu_work::knock(vcpu);
         }
     }
 
@@ -136,9 +127,20 @@ pub fn device_interrupt(vector: u8) {
 /// Sets the CPU's hardware timer to its first deadline.
 pub fn arm_timer() {
     let Some(clock) = time::clock() else { return };
-    match this_cpu().timers.lock().deadline() {
-        Some(deadline) => clock.arm(deadline),
-        None => crate::dev::apic::disarm_timer(),
+    let cpu = this_cpu();
+    let deadline = cpu.timers.lock().deadline().unwrap_or(NEVER).min(cpu.slice.load(Ordering::Acquire));
+    match deadline {
+        NEVER => crate::dev::apic::disarm_timer(),
+        deadline => clock.arm(deadline),
+    }
+}
+
+/// Ends the running vCPU's slice if it is over, and sees to it that there is an end if others wait.
+fn look_at_slice(cpu: &Cpu, now: u64) {
+    let slice = cpu.slice.load(Ordering::Acquire);
+    if slice <= now || slice == NEVER && cpu.queue.lock().has_waiting() {
+        cpu.slice.store(NEVER, Ordering::Release);
+        cpu_work::raise(work::SCHEDULE);
     }
 }
 
@@ -150,6 +152,7 @@ pub fn run_timers() {
         let Some((_, deadline, fired)) = fired else { break };
         expired(fired, deadline, now);
     }
+    look_at_slice(this_cpu(), now);
     arm_timer();
 }
 
@@ -159,11 +162,11 @@ fn expired(fired: Fired, deadline: u64, now: u64) {
         TimerKind::Singleshot => vcpu.domain.events.send_virq(&Machine, fired.vcpu, VIRQ_TIMER),
         TimerKind::Periodic => {
             vcpu.domain.events.send_virq(&Machine, fired.vcpu, VIRQ_TIMER);
-            vcpu.timers.lock().renew_periodic(&mut this_cpu().timers.lock(), deadline, now);
+            with_timers(vcpu, |timers, queue| timers.renew_periodic(queue, deadline, now));
         }
         TimerKind::Poll => {
             if vcpu.sched.release(Reasons::BLOCKED) {
-                may_run_again(vcpu);
+                cpu_work::wake(vcpu);
             }
         }
         TimerKind::Watchdog => {
@@ -194,22 +197,61 @@ pub fn set_timer_op(vcpu: &Vcpu, timeout: u64) {
     }
 }
 
-/// Sets or stops the one-shot timer of the caller.
-#[inline]
-pub fn set_singleshot(vcpu: &Vcpu, deadline: Option<u64>) {
-    let slot = vcpu.timers.lock().singleshot;
-    let mut queue = this_cpu().timers.lock();
+/// Works on a vCPU's timers where they are, and lets that CPU's hardware follow.
+fn with_timers<R>(vcpu: &Vcpu, f: impl FnOnce(&mut VcpuTimers, &mut TimerQueue) -> R) -> R {
+    let mut timers = vcpu.timers.lock();
+    let cpu = cpu_record(timers.cpu as usize).unwrap_or(this_cpu());
+    let mut queue = cpu.timers.lock();
     let before = queue.deadline();
-    match deadline {
-        Some(deadline) => queue.start(slot, deadline),
-        None => queue.stop(slot),
-    }
+    let result = f(&mut timers.set, &mut queue);
     let after = queue.deadline();
     drop(queue);
     // A timer that was put off fires early once and finds nothing; that is cheaper than setting the hardware.
     if after.is_some_and(|a| before.is_none_or(|b| a < b)) {
+        if core::ptr::eq(cpu, this_cpu()) {
+            arm_timer();
+        } else {
+            ipi::raise(cpu, work::TIMER);
+        }
+    }
+    result
+}
+
+/// Brings a vCPU's timers to the CPU that runs it from now on. Without memory they stay where they are.
+pub fn bring_timers(cpu: &Cpu, vcpu: &Vcpu) {
+    let mut timers = vcpu.timers.lock();
+    if timers.cpu == cpu.id {
+        return;
+    }
+    let Some(other) = cpu_record(timers.cpu as usize) else { return };
+    let (mut mine, mut theirs);
+    if cpu.id < other.id {
+        mine = cpu.timers.lock();
+        theirs = other.timers.lock();
+    } else {
+        theirs = other.timers.lock();
+        mine = cpu.timers.lock();
+    }
+    let moved = timers.set.migrate(&mut theirs, &mut mine).is_ok();
+    drop((mine, theirs));
+    if moved {
+        timers.cpu = cpu.id;
         arm_timer();
     }
+}
+
+/// Sets or stops the one-shot timer of the caller.
+#[inline]
+pub fn set_singleshot(vcpu: &Vcpu, deadline: Option<u64>) {
+    with_timers(vcpu, |timers, queue| match deadline {
+        Some(deadline) => queue.start(timers.singleshot, deadline),
+        None => queue.stop(timers.singleshot),
+    });
+}
+
+/// The vCPU does not poll any more.
+pub fn stop_poll_timer(vcpu: &Vcpu) {
+    with_timers(vcpu, |timers, queue| queue.stop(timers.poll));
 }
 
 impl Machine {
@@ -222,7 +264,7 @@ impl Machine {
         if first {
             for vcpu in domain.vcpus() {
                 vcpu.sched.hold(Reasons::SHUTDOWN);
-                may_run_again(vcpu);
+                cpu_work::stop(vcpu);
             }
         }
         Ok(())
@@ -258,10 +300,8 @@ impl SchedPorts for Machine {
     }
 
     fn start_poll_timer(&self, deadline: u64) {
-        let slot = current().timers.lock().poll;
-        this_cpu().timers.lock().start(slot, deadline);
+        with_timers(current(), |timers, queue| queue.start(timers.poll, deadline));
         current().polls.set(true);
-        arm_timer();
     }
 
     fn shut_down(&self, dom: DomId, code: u8) -> Result<(), Errno> {
@@ -269,18 +309,20 @@ impl SchedPorts for Machine {
     }
 
     fn set_watchdog(&self, id: u32, timeout: u32) -> Result<i64, Errno> {
-        let cpu = this_cpu();
         let domain = current().domain;
         let mut held = domain.watchdogs.lock();
+        // They stay in the queue of the CPU that first set one.
+        let home = held.as_ref().map_or(this_cpu().id, |(_, cpu)| *cpu);
+        let cpu = cpu_record(home as usize).unwrap_or(this_cpu());
         let result = {
             let mut queue = cpu.timers.lock();
-            let dogs = match held.as_mut() {
+            let (dogs, _) = match held.as_mut() {
                 Some(dogs) => dogs,
-                None => held.insert(hv_core::time::Watchdogs::add(&mut queue, domain.id)?),
+                None => held.insert((Watchdogs::add(&mut queue, domain.id)?, cpu.id)),
             };
             dogs.set(&mut queue, time::now(), id, timeout)
         };
-        arm_timer();
+        ipi::raise(cpu, work::TIMER);
         result
     }
 }
@@ -294,23 +336,34 @@ impl VcpuPorts for Machine {
         current().domain.vcpus().get(usize::from(vcpu.0)).map(|v| &v.sched)
     }
 
-    fn initialise(&self, _vcpu: VcpuId, _context: GuestVa) -> Result<(), CallError> {
-        // Every vCPU that exists was given its context when it was made.
-        Err(Errno::EEXIST.into())
+    fn initialise(&self, id: VcpuId, at: GuestVa) -> Result<(), CallError> {
+        let domain = current().domain;
+        let vcpu = domain.vcpus().get(usize::from(id.0)).ok_or(Errno::ENOENT)?;
+        let context = crate::hypercall::read(at.0)?;
+        // Two vCPUs may try at once.
+        let _one = domain.initialising.lock();
+        if vcpu.initialised.load(Ordering::Acquire) {
+            return Err(Errno::EEXIST.into());
+        }
+        crate::context::set(vcpu, &context)
     }
 
-    fn is_initialised(&self, _vcpu: VcpuId) -> bool {
-        true
+    fn is_initialised(&self, id: VcpuId) -> bool {
+        let vcpu = current().domain.vcpus().get(usize::from(id.0));
+        vcpu.is_some_and(|vcpu| vcpu.initialised.load(Ordering::Acquire))
     }
 
     fn wake(&self, id: VcpuId) {
         if let Some(vcpu) = current().domain.vcpus().get(usize::from(id.0)) {
-            may_run_again(vcpu);
+            with_timers(vcpu, |timers, queue| timers.come_up(queue, time::now()));
+            cpu_work::wake(vcpu);
         }
     }
 
     fn sleep(&self, id: VcpuId) {
-        self.wake(id);
+        if let Some(vcpu) = current().domain.vcpus().get(usize::from(id.0)) {
+            cpu_work::stop(vcpu);
+        }
     }
 
     fn shut_down(&self, code: u8) -> Result<(), Errno> {
@@ -328,16 +381,13 @@ impl VcpuPorts for Machine {
 
     fn set_periodic(&self, id: VcpuId, period: Option<u64>) -> Result<(), Errno> {
         let vcpu = current().domain.vcpus().get(usize::from(id.0)).ok_or(Errno::ENOENT)?;
-        let mut timers = vcpu.timers.lock();
-        {
-            let mut queue = this_cpu().timers.lock();
-            match period {
-                Some(period) => timers.set_periodic(&mut queue, time::now(), period)?,
-                None => timers.stop_periodic(&mut queue),
+        with_timers(vcpu, |timers, queue| match period {
+            Some(period) => timers.set_periodic(queue, time::now(), period),
+            None => {
+                timers.stop_periodic(queue);
+                Ok(())
             }
-        }
-        arm_timer();
-        Ok(())
+        })
     }
 
     fn set_runstate_area(&self, id: VcpuId, at: GuestVa) {
@@ -366,7 +416,10 @@ impl VcpuPorts for Machine {
     fn send_nmi(&self, id: VcpuId) {
         if let Some(vcpu) = current().domain.vcpus().get(usize::from(id.0)) {
             vcpu.nmi_pending.store(true, Ordering::Release);
-            may_run_again(vcpu);
+            match vcpu.cpu().and_then(|cpu| cpu_record(cpu as usize)) {
+                Some(cpu) => ipi::raise(cpu, work::SCHEDULE),
+                None => cpu_work::wake(vcpu),
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Interrupts by vector.
 
+use core::sync::atomic::Ordering;
+
 use guest_abi::xen::VIRQ_CONSOLE;
 use hv_pv::regs::Regs;
 use hv_types::DomId;
@@ -7,7 +9,7 @@ use hv_types::DomId;
 use crate::dev::{apic, serial, vector};
 use crate::machine::Machine;
 use crate::percpu::{this_cpu, work};
-use crate::{domain, hub, panic};
+use crate::{domain, hub, ipi, panic};
 
 /// Handles one interrupt.
 pub fn handle(number: u8) {
@@ -15,13 +17,13 @@ pub fn handle(number: u8) {
         vector::DEVICE_FIRST..=vector::DEVICE_LAST => hub::device_interrupt(number),
         vector::TIMER => {
             apic::eoi();
-            this_cpu().work.fetch_or(work::TIMER, core::sync::atomic::Ordering::AcqRel);
+            this_cpu().work.fetch_or(work::TIMER, Ordering::AcqRel);
         }
         vector::SERIAL => {
             apic::eoi();
             console_input(serial::on_interrupt());
         }
-        vector::WAKE | vector::FLUSH => apic::eoi(),
+        vector::WAKE => apic::eoi(),
         vector::ERROR => apic::on_error(),
         // The local APIC had nothing after all, or the legacy controllers did not hear that they are masked: no EOI.
         vector::SPURIOUS | ..vector::DEVICE_FIRST => {}
@@ -36,9 +38,14 @@ pub fn console_input(some: bool) {
     }
 }
 
-/// NMI: a watchdog or a hardware error; reported, and ignored where nothing is known to be wrong.
+/// NMI: another CPU's request, or a watchdog or a hardware error; reported, and ignored where nothing is known to be wrong.
 pub fn nmi(regs: &mut Regs) {
-    log::warn!("NMI at {:#x}", regs.rip);
+    if ipi::serve() {
+        return;
+    }
+    // Whoever was interrupted may hold the log's lock.
+    this_cpu().strange_nmi.store(regs.rip, Ordering::Relaxed);
+    this_cpu().work.fetch_or(work::NMI, Ordering::AcqRel);
 }
 
 /// A machine check is fatal: what the processor computed cannot be trusted.

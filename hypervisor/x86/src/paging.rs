@@ -31,7 +31,7 @@ use crate::machine::Machine;
 use crate::mem::{self, PAGE, phys_to_virt, pte};
 use crate::percpu::{self, Cpu, this_cpu};
 use crate::vcpu::{Vcpu, current};
-use crate::{cpu, desc, domain};
+use crate::{cpu, desc, domain, ipi};
 
 /// Free memory of the machine.
 pub static HEAP: Heap = Heap::new();
@@ -78,8 +78,22 @@ pub fn take_frame() -> Option<u64> {
 
 /// Flushes every translation on this CPU, global ones too, and remembers when.
 fn flush_all(cpu: &Cpu) {
-    let (now, _) = CLOCK.tick();
-    cpu.flushed.store(now, Ordering::Relaxed);
+    let began = flush_and_date(cpu);
+    cpu.flushed.store(began, Ordering::Release);
+}
+
+/// The flush clock's next time, for a flush that begins now.
+fn tick() -> u32 {
+    let (now, round) = CLOCK.tick();
+    if round {
+        ipi::flush_everywhere_soon();
+    }
+    now
+}
+
+/// Flushes every translation on this CPU; answers when that began, by the flush clock.
+pub fn flush_and_date(cpu: &Cpu) -> u32 {
+    let began = tick();
     percpu::count(&cpu.tlb_flushes);
     let cr4 = cpu::cr4();
     // SAFETY: PGE goes off and on again, which drops all translations and changes nothing else.
@@ -91,6 +105,7 @@ fn flush_all(cpu: &Cpu) {
             cpu::set_cr3(cpu.loaded_root.get());
         }
     }
+    began
 }
 
 /// Flushes every translation on this CPU.
@@ -115,6 +130,7 @@ impl Tlb for Machine {
         if cpus.contains(cpu.id) && may_be_stale(cpu.flushed.load(Ordering::Relaxed), stamp) {
             flush_all(cpu);
         }
+        ipi::flush_others(cpus, stamp);
     }
 
     #[inline(always)]
@@ -129,18 +145,21 @@ impl Tlb for Machine {
     }
 
     fn flush(&self, cpus: &CpuSet) {
+        ipi::flush_others(cpus, CLOCK.now());
         if holds_this(cpus) {
             flush_all(this_cpu());
         }
     }
 
     fn flush_page(&self, cpus: &CpuSet, va: GuestVa) {
+        ipi::flush_page_of_others(cpus, va, CLOCK.now());
         if holds_this(cpus) {
             self.flush_page_local(va);
         }
     }
 
     fn relax(&self) {
+        // Requests of other CPUs are served by NMI meanwhile.
         core::hint::spin_loop();
     }
 }
@@ -150,8 +169,7 @@ impl Registers for Machine {
         let cpu = this_cpu();
         cpu.loaded_root.set(root.0 << 12);
         percpu::count(&cpu.root_loads);
-        let (now, _) = CLOCK.tick();
-        cpu.flushed.store(now, Ordering::Relaxed);
+        let began = tick();
         let cr4 = cpu::cr4();
         // SAFETY: the core has validated the root and holds a reference for the vCPU (I-PT-2). PGE is off while the
         // root changes, so that no translation of the old one survives.
@@ -160,6 +178,7 @@ impl Registers for Machine {
             cpu::set_cr3(root.0 << 12);
             cpu::set_cr4(cr4);
         }
+        cpu.flushed.store(began, Ordering::Release);
     }
 
     fn reload_ldt(&self, entries: u32) {
@@ -175,7 +194,10 @@ impl Registers for Machine {
         load_gdt(this_cpu(), vcpu);
     }
 
-    fn write_back_caches(&self, _every_cpu: bool) {
+    fn write_back_caches(&self, every_cpu: bool) {
+        if every_cpu {
+            ipi::write_back_caches_of_others();
+        }
         cpu::wbinvd();
     }
 
@@ -191,8 +213,10 @@ impl Domains for Machine {
     }
 
     fn dirty_cpu(&self, domain: DomId, vcpu: u32) -> Option<u32> {
-        let vcpu = domain::find(domain)?.vcpus().get(vcpu as usize)?;
-        vcpu.cpu()
+        let vcpu = *domain::find(domain)?.vcpus().get(vcpu as usize)?;
+        let cpu = percpu::cpu_record(vcpu.last_cpu()? as usize)?;
+        // Who has loaded another vCPU since has flushed since.
+        core::ptr::eq(cpu.current.load(Ordering::Acquire), vcpu).then_some(cpu.id)
     }
 
     fn hypervisor_slots(&self, domain: DomId) -> [u64; 16] {
@@ -314,7 +338,7 @@ impl Window {
 }
 
 /// Maps the guest's GDT frames and this CPU's own page in the vCPU's window.
-fn map_gdt(vcpu: &Vcpu) {
+pub fn map_gdt(vcpu: &Vcpu) {
     for page in 0..layout::GUEST_GDT_PAGES {
         // The processor sets accessed bits, hence writable for ring 0; the guest has no mapping that could.
         let entry =

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use hv_pv::regs::Regs;
 
 use crate::layout::STACK_BLOCK;
-use crate::{console, cpu, mem, power, println};
+use crate::{console, cpu, ipi, mem, power, println};
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
@@ -109,6 +109,11 @@ pub fn print_regs(r: &Regs) {
     );
 }
 
+/// Another CPU has failed: this one says where it was and stops.
+pub fn stopped() -> ! {
+    cpu::halt_for_ever()
+}
+
 fn stop() -> ! {
     println!("The hypervisor has failed. This is a bug in Xenolith: please report the lines above.");
     power::after_fatal()
@@ -119,6 +124,7 @@ pub fn fatal(regs: &Regs, what: &str) -> ! {
     if PANICKED.swap(true, Ordering::SeqCst) {
         cpu::halt_for_ever();
     }
+    ipi::stop_others();
     // SAFETY: this CPU does not return.
     unsafe { console::break_locks() };
     println!("*** Xenolith panic: {what} ***");
@@ -133,6 +139,7 @@ pub fn rust_panic(info: &core::panic::PanicInfo) -> ! {
     if PANICKED.swap(true, Ordering::SeqCst) {
         cpu::halt_for_ever();
     }
+    ipi::stop_others();
     // SAFETY: this CPU does not return.
     unsafe { console::break_locks() };
     println!("*** Xenolith panic: {info} ***");

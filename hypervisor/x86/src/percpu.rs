@@ -7,8 +7,8 @@
 
 use core::cell::Cell;
 use core::mem::size_of;
-use core::ptr::null;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::sched::CpuQueue;
 use hv_core::time::TimerQueue;
@@ -18,7 +18,7 @@ use crate::layout::{self, STACK_BLOCK};
 use crate::mem::{self, PAGE, pte};
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
-use crate::{cpu, desc};
+use crate::{cpu, desc, ipi};
 
 /// Pages of the block that stay unmapped.
 const GUARDS: [u64; 5] = [0, 3, 6, 9, 12];
@@ -26,14 +26,17 @@ const GUARDS: [u64; 5] = [0, 3, 6, 9, 12];
 const IST_ENDS: [u64; 4] = [3, 6, 9, 12];
 const BLOCK_PAGES: u64 = STACK_BLOCK / PAGE;
 
+/// No deadline.
+pub const NEVER: u64 = u64::MAX;
 /// CPUs the image has room to name.
 pub const MAX_CPUS: usize = 256;
 
 /// One CPU's record. Written by its own CPU only, except the atomics.
 #[repr(C, align(16))]
 pub struct Cpu {
-    /// The vCPU whose registers are on the stack, or null on an idle CPU.
-    pub current: Cell<*const Vcpu>,
+    /// The vCPU whose registers are on the stack or were last; null on a CPU that never had one. Others may only
+    /// compare it.
+    pub current: AtomicPtr<Vcpu>,
     /// Number of this CPU, from 0.
     pub id: u32,
     /// APIC id.
@@ -50,8 +53,14 @@ pub struct Cpu {
     pub root_loads: AtomicU64,
     /// TLB flushes so far.
     pub tlb_flushes: AtomicU64,
-    /// The flush clock at the last complete flush.
+    /// The flush clock when the last complete flush began, once it was done.
     pub flushed: AtomicU32,
+    /// The same for flushes that other CPUs asked for; written by the NMI handler only, so that neither loses the other's.
+    pub flushed_for_others: AtomicU32,
+    /// What other CPUs ask of this one.
+    pub requests: ipi::Requests,
+    /// It has come up and takes part.
+    pub online: AtomicBool,
     /// Time-stamp counter at which the present call has had its share; 0: not asked yet.
     slice_end: Cell<u64>,
     /// Vector and error code of the last foreseen fault in the hypervisor, for fix-ups that pass it on.
@@ -62,6 +71,10 @@ pub struct Cpu {
     pub queue: Mutex<CpuQueue<Runner>>,
     /// Timers that expire here.
     pub timers: Mutex<TimerQueue>,
+    /// System time at which the running vCPU's slice ends; [`NEVER`] if nobody waits.
+    pub slice: AtomicU64,
+    /// Where the last NMI came that nobody asked for.
+    pub strange_nmi: AtomicU64,
     /// Time without anything to do, in ns.
     pub idle_ns: AtomicU64,
     /// Times that another vCPU was put on this CPU.
@@ -74,6 +87,10 @@ pub mod work {
     pub const SCHEDULE: u32 = 1;
     /// A timer may have expired.
     pub const TIMER: u32 = 2;
+    /// An NMI came that nobody asked for.
+    pub const NMI: u32 = 4;
+    /// Events may be pending for the vCPU that runs.
+    pub const LOOK: u32 = 8;
 }
 
 // SAFETY: the plain fields are written before the record is published and by the record's own CPU afterwards.
@@ -100,6 +117,11 @@ pub fn cpu_record(id: usize) -> Option<&'static Cpu> {
     let at = RECORDS.get(id)?.load(Ordering::Acquire);
     // SAFETY: a non-zero word is the address of a record published by `prepare`.
     (at != 0).then(|| unsafe { &*(at as *const Cpu) })
+}
+
+/// The CPUs that take part, in the order of their numbers.
+pub fn online() -> impl Iterator<Item = &'static Cpu> + Clone {
+    (0..MAX_CPUS).map_while(cpu_record).filter(|cpu| cpu.online.load(Ordering::Acquire))
 }
 
 fn block(id: u32) -> u64 {
@@ -131,7 +153,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
     // SAFETY: the record's memory was just mapped and nobody else knows of it.
     unsafe {
         record.write(Cpu {
-            current: Cell::new(null()),
+            current: AtomicPtr::new(null_mut()),
             id,
             apic_id,
             gdt_page,
@@ -141,11 +163,16 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             root_loads: AtomicU64::new(0),
             tlb_flushes: AtomicU64::new(0),
             flushed: AtomicU32::new(0),
+            flushed_for_others: AtomicU32::new(0),
+            requests: ipi::Requests::empty(),
+            online: AtomicBool::new(false),
             slice_end: Cell::new(0),
             last_fault: Cell::new((0, 0)),
             loaded_root: Cell::new(0),
             queue: Mutex::new(CpuQueue::new(id)),
             timers: Mutex::new(TimerQueue::new()),
+            slice: AtomicU64::new(NEVER),
+            strange_nmi: AtomicU64::new(0),
             idle_ns: AtomicU64::new(0),
             slices: AtomicU64::new(0),
         });
@@ -221,6 +248,11 @@ pub fn count_by(counter: &AtomicU64, more: u64) {
 const SLICE: u64 = 1_000_000;
 
 impl Cpu {
+    /// How many vCPUs wait here, as a thief may guess without the lock.
+    pub fn waiting(&self) -> usize {
+        self.queue.try_lock().map_or(1, |queue| usize::from(queue.has_waiting()))
+    }
+
     /// A new call begins.
     #[inline(always)]
     pub fn begin_call(&self) {

@@ -1,7 +1,6 @@
 //! The order of initialisation, from the loader's hand-over to dom0's first instruction.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -11,6 +10,7 @@ use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 use hv_core::call::CallError;
 use hv_core::event::Limits;
 use hv_core::frame::Share;
+use hv_core::mmu::CpuSet;
 use hv_core::options::{Level, Options, Size};
 use hv_core::pirq::Pirqs;
 use hv_core::platform::line::{Consoles, Settings};
@@ -32,7 +32,9 @@ use crate::paging::{self, Area, HEAP, mmu};
 use crate::percpu::{self, this_cpu};
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
-use crate::{console, cpuid, desc, dom0, entry, features, guest, heap, host, hub, power, println, switch};
+use crate::{
+    console, cpu, cpuid, dom0, entry, features, guest, heap, host, hub, power, println, smp, switch,
+};
 
 static INFO: Once<Info> = Once::new();
 
@@ -95,7 +97,7 @@ pub unsafe fn begin(mbi: u64, base: u64) -> ! {
         Err(mem::NoMemory) => give_up(format_args!("no memory below 4 GiB for its own tables")),
     };
     log::info!("RAM: {} MiB, highest frame {:#x}", extent.ram_frames / 256, extent.max_mfn);
-    let Ok(cpu) = percpu::prepare(0, 0) else { give_up(format_args!("no memory for stacks")) };
+    let Ok(cpu) = percpu::prepare(0, cpu::apic_id()) else { give_up(format_args!("no memory for stacks")) };
     // SAFETY: once, on the boot stack, which is not used again.
     unsafe { percpu::enter_first_stack(cpu, on_own_stack) }
 }
@@ -103,14 +105,8 @@ pub unsafe fn begin(mbi: u64, base: u64) -> ! {
 /// Second half: own stack, own tables.
 extern "C" fn on_own_stack() -> ! {
     let cpu = this_cpu();
-    // SAFETY: the page is this CPU's own; nothing below it in the table is reachable yet.
-    unsafe {
-        desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED));
-        desc::load_segments();
-        desc::load_idt();
-        desc::set_syscall(percpu::stub(cpu.id), core::ptr::from_ref(cpu) as u64);
-        features::enable();
-    }
+    // SAFETY: once, on the primary stack and the final tables.
+    unsafe { smp::prepare_processor(cpu) };
     let Some(info) = INFO.get() else { give_up(format_args!("boot information is lost")) };
     let options = Options::parse(&info.command_line);
     version::init(options.compat, &info.command_line);
@@ -122,7 +118,7 @@ extern "C" fn on_own_stack() -> ! {
     if options.fault {
         fault_on_purpose();
     }
-    let gsis = start_devices(info);
+    let gsis = start_devices(info, &options);
     match build(info, &options, screen, gsis) {
         Ok((vcpu, regs)) => run_first(vcpu, regs),
         Err(error) => give_up(format_args!("{error}")),
@@ -176,7 +172,7 @@ fn open_screen(info: &Info, options: &Options) -> Option<Dom0VgaConsoleInfo> {
 }
 
 /// Interrupt controllers, clocks and configuration space. Returns the number of GSIs.
-fn start_devices(info: &'static Info) -> u32 {
+fn start_devices(info: &'static Info, options: &Options) -> u32 {
     pic::silence();
     let platform = match firmware::init(info) {
         Ok(platform) => platform,
@@ -186,14 +182,11 @@ fn start_devices(info: &'static Info) -> u32 {
         give_up(format_args!("{error:?}: no usable local APIC; switch it on in the firmware"));
     }
     apic::init_cpu(platform, 0);
-    let usable = platform.processors.iter().filter(|p| p.usable).count();
-    if usable > 1 {
-        log::warn!("{usable} processors, of which this version uses one");
-    }
     if time::init(platform).is_err() {
         give_up(format_args!("no clock to measure the processor's counter with"));
     }
     console::set_clock(time::now);
+    smp::start_all(info, platform, options.max_cpus.map_or(usize::MAX, |n| n as usize));
     pci::init(&platform.mm_configs);
     irq::init(platform)
 }
@@ -310,7 +303,8 @@ fn build(
     let shared = mem::take_frame().ok_or(no_memory("the shared page"))?;
     let area = Area::new().ok_or(no_memory("descriptor windows"))?;
     let pirqs = Pirqs::for_hardware_domain(gsis, MESSAGES);
-    let limits = Limits { vcpus: 1, max_port: u32::MAX, pirqs: pirqs.limit() };
+    let vcpus = dom0_vcpus(options);
+    let limits = Limits { vcpus, max_port: u32::MAX, pirqs: pirqs.limit() };
     let domain = Domain::new(DomId::DOM0, true, Mfn(shared / PAGE), area, pirqs, limits)
         .map_err(|_| no_memory("event channels"))?;
     let domain: &'static Domain = Box::leak(Box::new(domain));
@@ -330,12 +324,9 @@ fn build(
     drop(kernel);
     release_boot_memory(info, boot_heap);
     image.complete(&mut frames)?;
-    let window = domain.area.window(0).ok_or(no_memory("descriptor windows"))?;
-    let info_page = mem::phys_to_virt(shared);
-    let vcpu = Vcpu::new(0, domain, info_page, window, this_cpu()).ok_or(no_memory("a vCPU"))?;
-    let vcpu: &'static Vcpu = Box::leak(Box::new(vcpu));
-    vcpu.set_upcall_mask(1);
-    domain.set_vcpus(Vec::leak(vec![vcpu]));
+    domain.memory.max_vcpus.store(vcpus.into(), Ordering::Relaxed);
+    let vcpu = make_vcpus(domain, vcpus, options.dom0_vcpus_pin).ok_or(no_memory("vCPUs"))?;
+    vcpu.initialised.store(true, Ordering::Release);
     take_root(vcpu, image.root())?;
     host::write_wall_clock_of(domain);
     let regs = Regs {
@@ -349,6 +340,35 @@ fn build(
     };
     log::info!("dom0: {} MiB, entry {:#x}", nr_pages / 256, regs.rip);
     Ok((vcpu, regs))
+}
+
+/// How many vCPUs dom0 has.
+fn dom0_vcpus(options: &Options) -> u16 {
+    let cpus = percpu::online().count() as u32;
+    options.dom0_max_vcpus.unwrap_or(cpus).clamp(1, MAX_VCPUS) as u16
+}
+
+/// vCPUs a domain can have: as many as its descriptor windows.
+const MAX_VCPUS: u32 = 128;
+
+/// Makes dom0's vCPUs, all down, one CPU after the other. Answers the first.
+fn make_vcpus(domain: &'static Domain, count: u16, pinned: bool) -> Option<&'static Vcpu> {
+    let mut vcpus = Vec::new();
+    let mut homes = percpu::online().cycle();
+    for id in 0..count {
+        let home = homes.next()?;
+        let vcpu: &'static Vcpu = Box::leak(Box::new(Vcpu::new(id, domain, home)?));
+        if pinned {
+            let mut only = CpuSet::EMPTY;
+            only.insert(home.id);
+            *vcpu.affinity.lock() = only;
+        }
+        home.queue.lock().add(Runner(vcpu), DEFAULT_WEIGHT, time::now()).ok()?;
+        vcpus.push(vcpu);
+    }
+    let vcpus = Vec::leak(vcpus);
+    domain.set_vcpus(vcpus);
+    vcpus.first().copied()
 }
 
 /// dom0 may map whatever the processor can address and no driver of ours owns: not the local APICs and the range
@@ -412,16 +432,17 @@ fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
     let place = (core::ptr::from_ref(cpu) as u64 - size_of::<Regs>() as u64) as *mut Regs;
     // SAFETY: the place of the guest's registers at the end of this stack; our own frames are far below it.
     unsafe { place.write(regs) };
-    let queued = cpu.queue.lock().add(Runner(vcpu), DEFAULT_WEIGHT, time::now());
     vcpu.sched.release(Reasons::DOWN);
-    vcpu.timers.lock().come_up(&mut cpu.timers.lock(), time::now());
+    vcpu.timers.lock().set.come_up(&mut cpu.timers.lock(), time::now());
     hub::arm_timer();
-    if let Ok(slot) = queued {
+    {
         let mut queue = cpu.queue.lock();
-        queue.wake(slot, time::now());
+        if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
+            queue.wake(slot, time::now());
+        }
         queue.pick(time::now());
     }
-    switch::load(cpu, vcpu);
+    switch::load(cpu, vcpu, false);
     // SAFETY: the vCPU's state is loaded and its registers are in place.
     unsafe { entry::enter_guest(place) }
 }

@@ -6,21 +6,13 @@ use hv_pv::regs::Regs;
 
 use crate::cpu::msr::{FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX};
 use crate::percpu::{self, Cpu};
-use crate::vcpu::{Bases, Vcpu, current, load_task_switched};
-use crate::{cpu, emulate, fpu, hub, paging};
+use crate::vcpu::{Bases, Vcpu, load_task_switched};
+use crate::{cpu, desc, emulate, fpu, hub, ipi, mem, paging};
 
-/// Saves the running vCPU from `regs` and the processor, and loads `next` into both.
-pub fn to(cpu: &'static Cpu, regs: &mut Regs, next: &'static Vcpu) {
-    let before = current();
-    before.saved.set(*regs);
-    save(before);
-    before.set_cpu(None);
-    *regs = next.saved.get();
-    load(cpu, next);
-}
-
-/// Keeps what only the processor knows: segment bases and selectors, the floating-point state.
-fn save(vcpu: &Vcpu) {
+/// Saves the vCPU that ran here from `regs` and the processor. From here on another CPU may take it; what this one has loaded
+/// stays, should it be the next.
+pub fn save(regs: &Regs, vcpu: &Vcpu) {
+    vcpu.saved.set(*regs);
     // SAFETY: the three registers exist on every x86-64 processor.
     let bases = unsafe {
         Bases { fs: cpu::rdmsr(FS_BASE), gs: cpu::rdmsr(GS_BASE), other_gs: cpu::rdmsr(KERNEL_GS_BASE) }
@@ -28,18 +20,60 @@ fn save(vcpu: &Vcpu) {
     vcpu.bases.set(bases);
     vcpu.selectors.set(cpu::data_selectors());
     fpu::save(vcpu);
+    vcpu.let_go();
 }
 
-/// Makes this CPU run `vcpu`, whose registers the caller puts in their place.
-pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu) {
+/// Leaves the tables of whatever guest was here, so that they may go while this CPU idles.
+pub fn rest(cpu: &Cpu) {
+    // SAFETY: the hypervisor's own root, and this CPU's own descriptors.
+    unsafe {
+        desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED));
+        percpu::load_root(cpu, mem::root_address());
+    }
+    ipi::tlb_rests(cpu);
+}
+
+/// Makes this CPU run `vcpu`, whose registers the caller puts in their place. `rested`: this CPU comes from [`rest`].
+pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
+    let before = cpu.current.load(Ordering::Relaxed);
+    if core::ptr::eq(before, vcpu) && vcpu.last_cpu() == Some(cpu.id) {
+        resume(cpu, vcpu, rested);
+    } else {
+        if rested {
+            ipi::tlb_is_used(cpu);
+        }
+        // SAFETY: a vCPU that a CPU names is not freed.
+        load_all(cpu, unsafe { before.as_ref() }, vcpu);
+    }
+    hub::write_clock(vcpu);
+}
+
+/// Nobody else was here, and the vCPU was nowhere else: its registers are still loaded.
+fn resume(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
+    vcpu.taken_by(cpu.id);
+    if rested {
+        paging::load_gdt(cpu, vcpu);
+        // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). What the TLB still has of it was kept up
+        // to date, or is flushed now.
+        unsafe { percpu::load_root(cpu, vcpu.root(vcpu.mode.get())) };
+        ipi::tlb_is_used(cpu);
+    }
+}
+
+fn load_all(cpu: &'static Cpu, before: Option<&'static Vcpu>, vcpu: &'static Vcpu) {
     vcpu.domain.memory.dirty.insert(cpu.id);
-    cpu.current.set(vcpu);
-    vcpu.set_cpu(Some(cpu.id));
+    cpu.current.store(core::ptr::from_ref(vcpu).cast_mut(), Ordering::Release);
+    vcpu.taken_by(cpu.id);
     let mode = vcpu.mode.get();
     // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). The flush comes with it: what the CPU
     // holds of the vCPU before belongs to other tables.
     unsafe { percpu::load_root(cpu, vcpu.root(mode)) };
     paging::flush_this_cpu();
+    if let Some(before) = before
+        && !core::ptr::eq(before.domain, vcpu.domain)
+    {
+        before.domain.memory.dirty.remove(cpu.id);
+    }
     paging::map_own_page(cpu, vcpu);
     paging::load_gdt(cpu, vcpu);
     paging::load_ldt(cpu, vcpu);
@@ -63,6 +97,6 @@ pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu) {
         }
     });
     fpu::load(vcpu);
-    hub::write_clock(vcpu);
-    cpu.slices.store(cpu.slices.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    hub::bring_timers(cpu, vcpu);
+    percpu::count(&cpu.slices);
 }

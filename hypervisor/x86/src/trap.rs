@@ -68,7 +68,7 @@ fn debug_in_hypervisor() {
     let dr6 = cpu::dr6();
     // SAFETY: clears the status for the next exception.
     unsafe { cpu::set_dr6(0xffff_0ff0) };
-    if !this_cpu().current.get().is_null() {
+    if !this_cpu().current.load(core::sync::atomic::Ordering::Relaxed).is_null() {
         current().with_control(|c| c.debug.record(dr6));
     }
 }
@@ -77,7 +77,7 @@ fn debug_in_hypervisor() {
 fn ldt_page_was_absent() -> bool {
     let address = cpu::cr2();
     GuestVa(address).is_hypervisor()
-        && !this_cpu().current.get().is_null()
+        && !this_cpu().current.load(core::sync::atomic::Ordering::Relaxed).is_null()
         && paging::fault_in_window(current(), address)
 }
 

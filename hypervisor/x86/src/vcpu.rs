@@ -6,7 +6,7 @@
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use hv_core::mmu::VcpuMmu;
+use hv_core::mmu::{CpuSet, VcpuMmu};
 use hv_core::sched::{Reasons, VcpuSched};
 use hv_core::time::VcpuTimers;
 use hv_pv::emulate::port::ControlState;
@@ -19,6 +19,7 @@ use crate::cpu;
 use crate::dev::time;
 use crate::domain::Domain;
 use crate::fpu;
+use crate::mem::{self, PAGE};
 use crate::paging::Window;
 use crate::percpu::{Cpu, this_cpu};
 
@@ -48,6 +49,14 @@ pub struct Bases {
     pub other_gs: u64,
 }
 
+/// A vCPU's timers and the CPU whose queue has them.
+pub struct Timers {
+    /// The timers.
+    pub set: VcpuTimers,
+    /// The CPU.
+    pub cpu: u32,
+}
+
 /// One virtual CPU.
 pub struct Vcpu {
     /// Number within the domain.
@@ -64,8 +73,14 @@ pub struct Vcpu {
     pub window: Window,
     /// Entries of the LDT that is loaded.
     pub ldt_entries: Cell<u32>,
-    /// CPU that runs it, or [`NO_CPU`].
+    /// It has a context, so that it can come up.
+    pub initialised: AtomicBool,
+    /// CPU that runs it or holds its registers, or [`NO_CPU`].
     on_cpu: AtomicU32,
+    /// CPU that ran it last, or [`NO_CPU`].
+    last_cpu: AtomicU32,
+    /// CPUs it may run on.
+    pub affinity: Mutex<CpuSet>,
     /// Stack for entries from user mode (`stack_switch`).
     pub kernel_sp: Cell<u64>,
     /// Where the kernel wants to be entered.
@@ -86,8 +101,8 @@ pub struct Vcpu {
     pub selectors: Cell<[u16; 4]>,
     /// Why it does not run, and where its time went.
     pub sched: VcpuSched,
-    /// Its timers, in the queue of the CPU where it lives.
-    pub timers: Mutex<VcpuTimers>,
+    /// Its timers, in the queue of the CPU that ran it last.
+    pub timers: Mutex<Timers>,
     /// Its poll timer runs.
     pub polls: Cell<bool>,
     /// Where the guest wants its runstate written; 0: nowhere.
@@ -174,13 +189,37 @@ impl Vcpu {
         Some(self.on_cpu.load(Ordering::Acquire)).filter(|cpu| *cpu != NO_CPU)
     }
 
-    /// Says which CPU runs it.
-    pub fn set_cpu(&self, cpu: Option<u32>) {
-        self.on_cpu.store(cpu.unwrap_or(NO_CPU), Ordering::Release);
+    /// This CPU takes it. Whoever makes an event pending from here on knows where to knock.
+    pub fn taken_by(&self, cpu: u32) {
+        self.last_cpu.store(cpu, Ordering::Relaxed);
+        self.on_cpu.store(cpu, Ordering::SeqCst);
     }
 
-    /// A vCPU that has never run, with `info` as its `vcpu_info`.
-    pub fn new(id: u16, domain: &'static Domain, info: *mut u8, window: Window, home: &Cpu) -> Option<Vcpu> {
+    /// Its CPU has saved it: another one may take it.
+    pub fn let_go(&self) {
+        self.on_cpu.store(NO_CPU, Ordering::Release);
+    }
+
+    /// CPU that ran it last.
+    pub fn last_cpu(&self) -> Option<u32> {
+        Some(self.last_cpu.load(Ordering::Acquire)).filter(|cpu| *cpu != NO_CPU)
+    }
+
+    /// What CPUs have loaded of it is worthless: it was given another context.
+    pub fn forget_cpu(&self) {
+        self.last_cpu.store(NO_CPU, Ordering::Release);
+    }
+
+    /// A vCPU that has never run, down, with the `vcpu_info` that the core has for it (nobody's for those the shared page
+    /// has no room for). It may begin on `home`.
+    pub fn new(id: u16, domain: &'static Domain, home: &Cpu) -> Option<Vcpu> {
+        let window = domain.area.window(usize::from(id))?;
+        let info = match domain.events.vcpu(VcpuId(id))?.info() {
+            Some((mfn, offset)) => mem::phys_to_virt(mfn.0 * PAGE + offset as u64),
+            None => mem::phys_to_virt(mem::take_frame()?),
+        };
+        // SAFETY: `vcpu_info` is mapped for good; its second byte is the event mask, set until the kernel is ready.
+        unsafe { info.add(1).write_volatile(1) };
         let timers = VcpuTimers::add(&mut home.timers.lock(), domain.id, VcpuId(id)).ok()?;
         Some(Vcpu {
             id,
@@ -190,7 +229,10 @@ impl Vcpu {
             mmu: VcpuMmu::new(),
             window,
             ldt_entries: Cell::new(0),
+            initialised: AtomicBool::new(false),
             on_cpu: AtomicU32::new(NO_CPU),
+            last_cpu: AtomicU32::new(NO_CPU),
+            affinity: Mutex::new(CpuSet::ALL),
             kernel_sp: Cell::new(0),
             callbacks: Callbacks::default(),
             traps: [const { Cell::new(TrapEntry::EMPTY) }; 256],
@@ -201,7 +243,7 @@ impl Vcpu {
             bases: Cell::new(Bases::default()),
             selectors: Cell::new([0; 4]),
             sched: VcpuSched::new(Reasons::DOWN, time::now()),
-            timers: Mutex::new(timers),
+            timers: Mutex::new(Timers { set: timers, cpu: home.id }),
             polls: Cell::new(false),
             runstate_area: AtomicU64::new(0),
             time_area: AtomicU64::new(0),
@@ -218,7 +260,7 @@ const NO_CPU: u32 = u32::MAX;
 #[inline(always)]
 pub fn current() -> &'static Vcpu {
     // SAFETY: on a path entered from ring 3 the record names the running vCPU, which is not freed while it runs.
-    unsafe { &*this_cpu().current.get() }
+    unsafe { &*this_cpu().current.load(Ordering::Relaxed) }
 }
 
 impl Vcpu {

@@ -4,7 +4,7 @@ use crate::guest::{self, BOOT, Guest, assert_line, command, spec};
 use anyhow::Result;
 use std::time::{Duration, SystemTime};
 use xtask::image::initramfs;
-use xtask::machine::{Firmware, Hypervisor, Kernel, Spec};
+use xtask::machine::{Firmware, Kernel, Spec};
 
 /// What every dom0 must see, whatever its kernel and firmware.
 const SMOKE: &str = "
@@ -20,8 +20,7 @@ dmesg -r | grep '^<[0-3]>' | head -20
 ";
 
 fn smoke(spec: Spec, release: &str) -> Result<()> {
-    // Xenolith does not start other processors yet, and says so in its log (docs/caveats.md).
-    let cpus = if spec.hypervisor == Hypervisor::Xenolith { 1 } else { spec.cpus };
+    let cpus = spec.cpus;
     let output = command(spec, SMOKE, BOOT)?;
     assert!(output.starts_with(release), "{output}");
     assert_line(&output, "type xen");

@@ -12,3 +12,4 @@ mod failing;
 mod guest;
 mod network;
 mod programs;
+mod smp;

@@ -258,6 +258,12 @@ impl VcpuMmu {
         some_frame(self.ldt.get(index)?)
     }
 
+    /// Gives a vCPU that has never run its LDT, none of whose frames is held yet.
+    pub fn set_first_ldt(&self, base: u64, entries: u32) {
+        self.ldt_base.store(if entries == 0 { 0 } else { base }, Ordering::Relaxed);
+        self.ldt_entries.store(entries, Ordering::Relaxed);
+    }
+
     /// Guest address and number of entries of the LDT.
     pub fn ldt_range(&self) -> (u64, u32) {
         (self.ldt_base.load(Ordering::Relaxed), self.ldt_entries.load(Ordering::Relaxed))

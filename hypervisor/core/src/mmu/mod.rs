@@ -58,7 +58,7 @@ use crate::call::{CallError, Continuation};
 use crate::frame::{Dead, FrameTable};
 use crate::heap::Heap;
 
-pub use domain::{DomainMemory, RangeSet, VcpuMmu};
+pub use domain::{DomainMemory, GDT_ENTRIES, RangeSet, VcpuMmu};
 pub use entry::EmulatedWrite;
 pub use hold::Place;
 pub use port::{CpuSet, Machine};

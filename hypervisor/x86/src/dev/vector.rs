@@ -13,8 +13,6 @@ pub const INT80: u8 = 0x80;
 pub const SERIAL: u8 = 0xf0;
 /// Another CPU asks to look at its work.
 pub const WAKE: u8 = 0xfb;
-/// Another CPU asks for a TLB flush.
-pub const FLUSH: u8 = 0xfc;
 /// The local timer.
 pub const TIMER: u8 = 0xfd;
 /// The local APIC found an error.

@@ -1,0 +1,73 @@
+//! Many CPUs, many vCPUs, and vCPUs that come and go.
+
+use crate::guest::{BOOT, assert_line, command, spec};
+use anyhow::Result;
+use xtask::machine::{Firmware, Spec};
+
+/// Work on every vCPU while the others are taken out and put back; each worker says that it came to its end. `ROUNDS`
+/// and `LOOPS` are put in front.
+const HOTPLUG: &str = r#"
+n=$(nproc)
+echo vcpus $n
+for i in $(seq 1 $((n * 2))); do
+    (j=0; while [ $j -lt $LOOPS ]; do dd if=/dev/zero bs=64k count=8 2>/dev/null | md5sum; j=$((j + 1)); done |
+        sort -u | wc -l >/tmp/sums.$i) &
+done
+for c in $(seq 1 $((n - 1))); do
+    for k in $(seq 1 $ROUNDS); do
+        echo 0 >/sys/devices/system/cpu/cpu$c/online || echo cannot unplug $c
+        [ $(nproc) = $((n - 1)) ] || echo still $(nproc)
+        echo 1 >/sys/devices/system/cpu/cpu$c/online || echo cannot plug $c
+    done
+done
+wait
+cat /tmp/sums.* | sort | uniq -c
+echo vcpus again $(nproc)
+dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG'
+echo end
+"#;
+
+fn hotplug(spec: Spec, vcpus: u32, rounds: u32, loops: u32) -> Result<()> {
+    let script = format!("ROUNDS={rounds}; LOOPS={loops}{HOTPLUG}");
+    let output = command(spec, &script, BOOT)?;
+    assert_line(&output, &format!("vcpus {vcpus}"));
+    assert_line(&output, &format!("vcpus again {vcpus}"));
+    // Every worker saw one checksum only.
+    let sums = output.lines().find(|l| l.trim() == format!("{} 1", vcpus * 2));
+    assert!(sums.is_some(), "{output}");
+    for bad in ["cannot", "still", "Call Trace", "detected stall", "lockup", "BUG"] {
+        assert!(!output.contains(bad), "{output}");
+    }
+    assert_line(&output, "end");
+    Ok(())
+}
+
+#[test]
+fn vcpus_of_four_cpus_come_and_go_under_load() -> Result<()> {
+    hotplug(Spec { cpus: 4, ..spec() }, 4, 1, 10)
+}
+
+#[test]
+fn three_vcpus_share_one_cpu() -> Result<()> {
+    hotplug(Spec { append: "dom0_max_vcpus=3".to_owned(), ..spec() }, 3, 1, 10)
+}
+
+#[test]
+fn maxcpus_and_uefi() -> Result<()> {
+    let spec = Spec {
+        cpus: 4,
+        machine: "q35".to_owned(),
+        firmware: Firmware::Uefi,
+        append: "maxcpus=2".to_owned(),
+        ..spec()
+    };
+    assert_line(&command(spec, "echo cpus $(nproc)", BOOT)?, "cpus 2");
+    Ok(())
+}
+
+/// Each vCPU stays on the CPU of its number, and all the CPUs work.
+#[test]
+fn pinned_vcpus_work() -> Result<()> {
+    let spec = Spec { cpus: 2, append: "dom0_vcpus_pin".to_owned(), ..spec() };
+    hotplug(spec, 2, 1, 10)
+}
