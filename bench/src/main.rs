@@ -6,6 +6,7 @@
 //! 0.3 %; without it they are times. As an ordinary process it only prints:
 //! `cargo run --release -p xenolith-bench`. Arguments name the rows to measure; without any it is all.
 
+mod counters;
 mod rows;
 mod sys;
 
@@ -25,11 +26,16 @@ fn main() -> ExitCode {
     }
     // The cycle counter began with the machine: under -icount this is the time since power-on.
     println!("BENCH-AT init {}", sys::cycles());
+    // Behind a row's time: root tables loaded and TLB flushes, where somebody counts them.
+    let counters = if first { counters::Counters::open() } else { None };
     let mut failed = false;
     for row in rows::ROWS.iter().filter(|row| wanted.is_empty() || wanted.iter().any(|name| name == row.name))
     {
-        match row.measure() {
-            Ok(nanoseconds) => println!("BENCH {} {nanoseconds:.1}", row.name),
+        match row.measure(counters.as_ref()) {
+            Ok((nanoseconds, Some([loads, flushes]))) => {
+                println!("BENCH {} {nanoseconds:.1} {loads:.2} {flushes:.2}", row.name);
+            }
+            Ok((nanoseconds, None)) => println!("BENCH {} {nanoseconds:.1}", row.name),
             Err(error) => {
                 println!("BENCH-FAILED {} {error}", row.name);
                 failed = true;

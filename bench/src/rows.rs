@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{Error, Result, Write};
 
 use crate::NOTHING;
+use crate::counters::Counters;
 use crate::sys::{self, Pages, Pipe, Program};
 
 /// One operation and how often it is done.
@@ -16,10 +17,15 @@ pub struct Row {
 }
 
 impl Row {
-    /// Nanoseconds an operation, after a tenth of the rounds to warm up.
-    pub fn measure(&self) -> Result<f64> {
+    /// Nanoseconds an operation, after a tenth of the rounds to warm up, and what the hypervisor counted in them: root
+    /// tables loaded, TLB flushes.
+    pub fn measure(&self, counters: Option<&Counters>) -> Result<(f64, Option<[f64; 2]>)> {
         (self.run)(self.rounds.div_ceil(10))?;
-        Ok((self.run)(self.rounds)? as f64 / f64::from(self.rounds))
+        let before = counters.map(Counters::read).transpose()?;
+        let nanoseconds = (self.run)(self.rounds)? as f64 / f64::from(self.rounds);
+        let after = counters.map(Counters::read).transpose()?;
+        let counted = before.zip(after).map(|(before, after)| after.since(before, self.rounds));
+        Ok((nanoseconds, counted))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The system calls that the standard library does not offer, or not as directly as a measurement needs.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{Error, Result};
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 /// Bytes in a page.
@@ -210,6 +212,26 @@ pub fn mount(kind: &str, at: &str) -> Result<()> {
     let (kind, at) = (CString::new(kind)?, CString::new(at)?);
     // SAFETY: all strings end in null and outlive the call; this kind of mount takes no data.
     check(unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, ptr::null()) }).map(drop)
+}
+
+/// Loads a module of the kernel from a file.
+pub fn load_module(file: &str) -> Result<()> {
+    let file = File::open(file)?;
+    // SAFETY: an open file and an empty string of options.
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A hypercall through the `privcmd` device (`IOCTL_PRIVCMD_HYPERCALL`). A result below zero is an error.
+///
+/// # Safety
+/// The arguments are what the hypercall expects; memory that they name outlives the call.
+pub unsafe fn hypercall(device: &File, number: u64, arguments: [u64; 5]) -> Result<()> {
+    const REQUEST: libc::c_ulong = 0x30_5000;
+    let [a, b, c, d, e] = arguments;
+    let mut call = [number, a, b, c, d, e];
+    // SAFETY: the request's structure is these six words; the rest is the caller's duty.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), REQUEST as _, call.as_mut_ptr()) }).map(drop)
 }
 
 /// Turns the machine off.

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_guest;
+mod bench_table;
 pub mod build;
 pub mod console;
 pub mod guests;

@@ -197,11 +197,16 @@ fn run_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Debian's kernel that is meant, or whose modules another one gets.
+pub fn debian(kernel: &Kernel) -> Result<kernel::Kernel> {
+    match kernel {
+        Kernel::V6_12 => kernel::debian(Suite::Trixie),
+        Kernel::V6_1 | Kernel::File(_) | Kernel::None => kernel::debian(Suite::Bookworm),
+    }
+}
+
 fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
-    let kernel = match &spec.kernel {
-        Kernel::V6_12 => kernel::debian(Suite::Trixie)?,
-        Kernel::V6_1 | Kernel::File(_) | Kernel::None => kernel::debian(Suite::Bookworm)?,
-    };
+    let kernel = debian(&spec.kernel)?;
     let vmlinuz = match &spec.kernel {
         Kernel::File(file) => file,
         _ => &kernel.vmlinuz,

@@ -40,7 +40,7 @@ fn dispatch() -> Result<ExitCode> {
         "image" => image::run(args)?,
         "run" => return run::run(args),
         "guests" => return guests::run(args),
-        "bench" => bench::run(args)?,
+        "bench" => return bench::run(args),
         "bench-guest" => return bench_guest::run(args),
         "test" => test::run(args)?,
         "stats" => stats::run(args)?,

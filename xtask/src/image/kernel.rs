@@ -85,6 +85,14 @@ impl Kernel {
         }
         Ok(())
     }
+
+    /// One of its modules, as a file that the kernel loads.
+    pub fn module(&self, name: &str) -> Result<Vec<u8>> {
+        let modules = only_entry(&self.root.join("lib/modules"))?;
+        let files = closure(&sh::read(&modules.join("modules.dep"))?, &[name])?;
+        let file = files.iter().find(|file| file.contains(name)).context("the kernel has no such module")?;
+        sh::read(&modules.join(file))
+    }
 }
 
 /// Debian 12's 6.1 or Debian 13's 6.12.
