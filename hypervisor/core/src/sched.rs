@@ -10,7 +10,7 @@ mod op;
 mod queue;
 
 pub use op::{SchedCaller, SchedPorts, sched_op};
-pub use queue::{CpuQueue, DEFAULT_WEIGHT, Pick, Unit};
+pub use queue::{CpuQueue, DEFAULT_WEIGHT, PERIOD, Pick, Unit, worth_taking};
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use guest_abi::vcpu::{
@@ -208,5 +208,7 @@ impl Shutdown {
     }
 }
 
+#[cfg(test)]
+mod shares_tests;
 #[cfg(test)]
 mod tests;

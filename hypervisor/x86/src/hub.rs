@@ -138,9 +138,9 @@ pub fn arm_timer() {
 /// Ends the running vCPU's slice if it is over, and sees to it that there is an end if others wait.
 fn look_at_slice(cpu: &Cpu, now: u64) {
     let slice = cpu.slice.load(Ordering::Acquire);
-    if slice <= now || slice == NEVER && cpu.queue.lock().has_waiting() {
+    if slice <= now || slice == NEVER && cpu.front.load(Ordering::Acquire) != NEVER {
         cpu.slice.store(NEVER, Ordering::Release);
-        cpu_work::raise(work::SCHEDULE);
+        cpu_work::raise(work::SLICE);
     }
 }
 

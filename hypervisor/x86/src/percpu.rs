@@ -73,6 +73,10 @@ pub struct Cpu {
     pub timers: Mutex<TimerQueue>,
     /// System time at which the running vCPU's slice ends; [`NEVER`] if nobody waits.
     pub slice: AtomicU64,
+    /// Virtual time of the first vCPU that waits here; [`NEVER`] if none does.
+    pub front: AtomicU64,
+    /// The CPU that this one last asked to look for somebody to take.
+    pub nudged: AtomicU32,
     /// Where the last NMI came that nobody asked for.
     pub strange_nmi: AtomicU64,
     /// Time without anything to do, in ns.
@@ -91,6 +95,12 @@ pub mod work {
     pub const NMI: u32 = 4;
     /// Events may be pending for the vCPU that runs.
     pub const LOOK: u32 = 8;
+    /// The running vCPU's slice is over.
+    pub const SLICE: u32 = 16;
+    /// Somebody who waits elsewhere may be further behind than whoever runs here.
+    pub const BALANCE: u32 = 32;
+    /// All that make a CPU choose.
+    pub const CHOOSE: u32 = SCHEDULE | SLICE | BALANCE;
 }
 
 // SAFETY: the plain fields are written before the record is published and by the record's own CPU afterwards.
@@ -172,6 +182,8 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             queue: Mutex::new(CpuQueue::new(id)),
             timers: Mutex::new(TimerQueue::new()),
             slice: AtomicU64::new(NEVER),
+            front: AtomicU64::new(NEVER),
+            nudged: AtomicU32::new(0),
             strange_nmi: AtomicU64::new(0),
             idle_ns: AtomicU64::new(0),
             slices: AtomicU64::new(0),
@@ -248,11 +260,6 @@ pub fn count_by(counter: &AtomicU64, more: u64) {
 const SLICE: u64 = 1_000_000;
 
 impl Cpu {
-    /// How many vCPUs wait here, as a thief may guess without the lock.
-    pub fn waiting(&self) -> usize {
-        self.queue.try_lock().map_or(1, |queue| usize::from(queue.has_waiting()))
-    }
-
     /// A new call begins.
     #[inline(always)]
     pub fn begin_call(&self) {

@@ -81,6 +81,8 @@ pub struct Vcpu {
     last_cpu: AtomicU32,
     /// CPUs it may run on.
     pub affinity: Mutex<CpuSet>,
+    /// CPUs it likes to run on.
+    pub soft_affinity: Mutex<CpuSet>,
     /// Stack for entries from user mode (`stack_switch`).
     pub kernel_sp: Cell<u64>,
     /// Where the kernel wants to be entered.
@@ -233,6 +235,7 @@ impl Vcpu {
             on_cpu: AtomicU32::new(NO_CPU),
             last_cpu: AtomicU32::new(NO_CPU),
             affinity: Mutex::new(CpuSet::ALL),
+            soft_affinity: Mutex::new(CpuSet::ALL),
             kernel_sp: Cell::new(0),
             callbacks: Callbacks::default(),
             traps: [const { Cell::new(TrapEntry::EMPTY) }; 256],

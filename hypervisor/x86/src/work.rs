@@ -3,7 +3,8 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hv_core::sched::{Pick, Reasons, Unit, VcpuSched};
+use hv_core::mmu::CpuSet;
+use hv_core::sched::{CpuQueue, Pick, Reasons, Unit, VcpuSched, worth_taking};
 use hv_pv::regs::Regs;
 use hv_types::VcpuId;
 
@@ -24,6 +25,10 @@ impl Unit for Runner {
     fn may_go_to(&self, cpu: u32) -> bool {
         self.0.cpu().is_none() && self.0.affinity.lock().contains(cpu)
     }
+
+    fn prefers(&self, cpu: u32) -> bool {
+        self.0.soft_affinity.lock().contains(cpu)
+    }
 }
 
 /// CPUs that idle, one bit each.
@@ -33,9 +38,14 @@ fn idle_word(cpu: &Cpu) -> (&'static AtomicU64, u64) {
     (&IDLE[cpu.id as usize / 64 % IDLE.len()], 1 << (cpu.id % 64))
 }
 
-/// An idle CPU on which the vCPU may run.
+/// An idle CPU on which the vCPU may run, rather one that it likes.
 fn idle_cpu_for(vcpu: &Vcpu) -> Option<&'static Cpu> {
-    let affinity = *vcpu.affinity.lock();
+    let hard = *vcpu.affinity.lock();
+    let soft = hard.intersection(&vcpu.soft_affinity.lock());
+    idle_cpu_of(&soft).or_else(|| idle_cpu_of(&hard))
+}
+
+fn idle_cpu_of(affinity: &CpuSet) -> Option<&'static Cpu> {
     IDLE.iter().zip(affinity.words()).enumerate().find_map(|(n, (idle, allowed))| {
         let fits = idle.load(Ordering::SeqCst) & allowed;
         (fits != 0).then(|| cpu_record(n * 64 + fits.trailing_zeros() as usize)).flatten()
@@ -62,16 +72,17 @@ fn home(vcpu: &Vcpu) -> &'static Cpu {
 pub fn wake(vcpu: &'static Vcpu) {
     loop {
         let home = home(vcpu);
-        let mut queue = home.queue.lock();
-        let Some(slot) = queue.slot_of(&Runner(vcpu)) else {
+        let woken = with_queue(home, |queue| {
+            let slot = queue.slot_of(&Runner(vcpu))?;
+            queue.follow(FURTHEST.load(Ordering::Relaxed));
+            Some((queue.wake(slot, time::now()), queue.running().is_some()))
+        });
+        let Some((comes_first, busy)) = woken else {
             if vcpu.sched.cpu() == home.id {
                 return;
             }
             continue;
         };
-        let comes_first = queue.wake(slot, time::now());
-        let busy = queue.running().is_some();
-        drop(queue);
         return match idle_cpu_for(vcpu) {
             Some(idle) if busy && idle.id != home.id => ipi::raise(idle, work::SCHEDULE),
             _ if comes_first => ipi::raise(home, work::SCHEDULE),
@@ -86,20 +97,15 @@ pub fn wake(vcpu: &'static Vcpu) {
 pub fn stop(vcpu: &'static Vcpu) {
     loop {
         let home = home(vcpu);
-        let mut queue = home.queue.lock();
-        let slot = queue.slot_of(&Runner(vcpu));
-        let Some(slot) = slot else {
-            if vcpu.sched.cpu() == home.id {
-                return;
-            }
-            continue;
-        };
-        let runs = queue.sleep(slot, time::now());
-        drop(queue);
-        if runs {
-            ipi::raise(home, work::SCHEDULE);
+        let runs = with_queue(home, |queue| {
+            let slot = queue.slot_of(&Runner(vcpu))?;
+            Some(queue.sleep(slot, time::now()))
+        });
+        match runs {
+            Some(true) => return ipi::raise(home, work::SCHEDULE),
+            None if vcpu.sched.cpu() != home.id => {}
+            _ => return,
         }
-        return;
     }
 }
 
@@ -129,17 +135,20 @@ pub fn run(regs: &mut Regs) {
         if bits & work::TIMER != 0 {
             hub::run_timers();
         }
-        if bits & work::SCHEDULE != 0 {
-            choose(cpu, regs);
+        if bits & work::CHOOSE != 0 {
+            choose(cpu, regs, bits & (work::SLICE | work::BALANCE) != 0);
+        }
+        if bits & work::SLICE != 0 {
+            nudge(cpu);
         }
     }
 }
 
 /// Puts the vCPU that comes first on this CPU; with none, idles until there is one.
-fn choose(cpu: &'static Cpu, regs: &mut Regs) {
+fn choose(cpu: &'static Cpu, regs: &mut Regs, balance: bool) {
     // SAFETY: a vCPU that a CPU names is not freed.
     let before = unsafe { cpu.current.load(Ordering::Relaxed).as_ref() };
-    let pick = pick(cpu);
+    let pick = pick(cpu, balance);
     if let (Some(before), Some(Runner(next))) = (before, pick.run)
         && core::ptr::eq(before, next)
     {
@@ -178,12 +187,28 @@ fn went_on(regs: &mut Regs, vcpu: &'static Vcpu) {
     }
 }
 
-/// The next vCPU of this CPU's queue, or one that waits elsewhere.
-fn pick(cpu: &'static Cpu) -> Pick<Runner> {
+/// The furthest that a CPU's virtual time has come, as of the ends of slices: where an idle CPU goes on from.
+static FURTHEST: AtomicU64 = AtomicU64::new(0);
+
+/// Works on a CPU's queue, and shows the others afterwards who waits there.
+pub fn with_queue<R>(cpu: &Cpu, f: impl FnOnce(&mut CpuQueue<Runner>) -> R) -> R {
+    let mut queue = cpu.queue.lock();
+    let result = f(&mut queue);
+    cpu.front.store(queue.front().unwrap_or(NEVER), Ordering::Release);
+    result
+}
+
+/// The next vCPU of this CPU's queue, or one that waits elsewhere and is further behind. `balance`: look for such a one although
+/// somebody waits here.
+fn pick(cpu: &'static Cpu, balance: bool) -> Pick<Runner> {
     let now = time::now();
-    let mut pick = cpu.queue.lock().pick(now);
-    if pick.run.is_none() && steal(cpu, now) {
-        pick = cpu.queue.lock().pick(now);
+    if balance {
+        let own = with_queue(cpu, |queue| queue.next_time(now));
+        take_one(cpu, own, now);
+    }
+    let mut pick = with_queue(cpu, |queue| queue.pick(now));
+    if pick.run.is_none() && take_one(cpu, None, now) {
+        pick = with_queue(cpu, |queue| queue.pick(now));
     }
     let slice = pick.until.unwrap_or(NEVER);
     if cpu.slice.swap(slice, Ordering::AcqRel) > slice {
@@ -192,26 +217,43 @@ fn pick(cpu: &'static Cpu) -> Pick<Runner> {
     pick
 }
 
-/// Takes a waiting vCPU from another CPU, beginning with the next one. Queues are locked in the order of their numbers.
-fn steal(cpu: &'static Cpu, now: u64) -> bool {
-    let others = online().filter(|other| other.id > cpu.id).chain(online().filter(|other| other.id < cpu.id));
-    for victim in others {
-        if victim.waiting() == 0 {
-            continue;
-        }
-        let (mut mine, mut theirs);
-        if cpu.id < victim.id {
-            mine = cpu.queue.lock();
-            theirs = victim.queue.lock();
-        } else {
-            theirs = victim.queue.lock();
-            mine = cpu.queue.lock();
-        }
-        if theirs.give_one(&mut mine, now).is_some() {
-            return true;
-        }
+/// Takes the waiting vCPU that is furthest behind from its CPU, if it is further behind than `own`; or, with nothing of its own
+/// to run, any.
+fn take_one(cpu: &'static Cpu, own: Option<u64>, now: u64) -> bool {
+    let front = |other: &Cpu| other.front.load(Ordering::Acquire);
+    let worth =
+        |other: &&'static Cpu| other.id != cpu.id && front(other) != NEVER && worth_taking(own, front(other));
+    if let Some(first) = online().filter(worth).min_by_key(|other| front(other))
+        && take_from(cpu, first, now)
+    {
+        return true;
     }
-    false
+    // Who comes first elsewhere may not come here.
+    own.is_none() && online().filter(worth).any(|other| take_from(cpu, other, now))
+}
+
+/// Queues are locked in the order of their CPUs' numbers.
+fn take_from(cpu: &'static Cpu, victim: &'static Cpu, now: u64) -> bool {
+    if cpu.id < victim.id {
+        with_queue(cpu, |mine| with_queue(victim, |theirs| theirs.give_one(mine, now))).is_some()
+    } else {
+        with_queue(victim, |theirs| with_queue(cpu, |mine| theirs.give_one(mine, now))).is_some()
+    }
+}
+
+/// A slice has ended here and others wait: a CPU where nobody does looks whether it ought to take one.
+fn nudge(cpu: &'static Cpu) {
+    if cpu.front.load(Ordering::Acquire) == NEVER {
+        return;
+    }
+    FURTHEST.fetch_max(cpu.queue.lock().floor(), Ordering::AcqRel);
+    let last = cpu.nudged.load(Ordering::Relaxed);
+    let free = |other: &&'static Cpu| other.id != cpu.id && other.front.load(Ordering::Acquire) == NEVER;
+    let next = online().filter(free).find(|other| other.id > last).or_else(|| online().find(free));
+    if let Some(next) = next {
+        cpu.nudged.store(next.id, Ordering::Relaxed);
+        ipi::raise(next, work::BALANCE);
+    }
 }
 
 /// Halts until there is something to run.
@@ -221,7 +263,7 @@ fn idle(cpu: &'static Cpu) -> &'static Vcpu {
     let (word, bit) = idle_word(cpu);
     let next = loop {
         word.fetch_or(bit, Ordering::SeqCst);
-        if let Some(Runner(next)) = pick(cpu).run {
+        if let Some(Runner(next)) = pick(cpu, false).run {
             break next;
         }
         wait_for_work(cpu);
@@ -238,7 +280,7 @@ fn wait_for_work(cpu: &Cpu) {
         if bits & work::TIMER != 0 {
             hub::run_timers();
         }
-        if (bits | cpu.work.load(Ordering::Acquire)) & work::SCHEDULE != 0 {
+        if (bits | cpu.work.load(Ordering::Acquire)) & work::CHOOSE != 0 {
             return;
         }
         if bits == 0 {

@@ -51,6 +51,14 @@ impl CpuSet {
         self
     }
 
+    /// CPUs in both.
+    pub fn intersection(mut self, other: &CpuSet) -> CpuSet {
+        for (word, kept) in self.0.iter_mut().zip(other.0) {
+            *word &= kept;
+        }
+        self
+    }
+
     /// The words, lowest CPUs first.
     pub const fn words(&self) -> &[u64; MAX_CPUS / 64] {
         &self.0

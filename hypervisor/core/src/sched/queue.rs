@@ -2,7 +2,10 @@
 //!
 //! Each vCPU has a virtual time that advances with its running time, the slower the greater its weight; the one that
 //! is behind runs next. A vCPU that wakes is at most a little behind the others, so that it runs soon but
-//! cannot have saved up the past.
+//! cannot have saved up the past. Virtual times of all CPUs can be compared: a CPU whose next vCPU is further ahead than one
+//! that waits elsewhere takes that one ([`worth_taking`]), so that shares hold across CPUs.
+//!
+//! A vCPU with a cap has a budget for each [`PERIOD`]; with it spent, the vCPU is parked until the next one.
 
 use super::{Runstate, VcpuSched};
 use crate::time::{Heap, MILLISECOND, Slot};
@@ -15,6 +18,8 @@ pub trait Unit: Copy {
     fn sched(&self) -> &VcpuSched;
     /// True if CPU `cpu` may take the vCPU: its affinity allows it, and no CPU holds its registers any more.
     fn may_go_to(&self, cpu: u32) -> bool;
+    /// True if the vCPU likes CPU `cpu` (its soft affinity).
+    fn prefers(&self, cpu: u32) -> bool;
 }
 
 /// Weight of a vCPU whose virtual time is real time.
@@ -25,18 +30,63 @@ const SLICE: u64 = 10 * MILLISECOND;
 const SLEEPER_BONUS: u64 = 5 * MILLISECOND;
 /// How far behind the running vCPU one that wakes must be to take its place.
 const PREEMPT_LEAD: u64 = MILLISECOND / 2;
-/// How far ahead of the others a vCPU may arrive from another CPU.
-const MOST_AHEAD: u64 = 100 * MILLISECOND;
+/// How far from the others a vCPU may arrive from another CPU.
+const MOST_APART: u64 = 100 * MILLISECOND;
 /// How many waiting vCPUs a thief looks at.
 const LOOKED_AT: usize = 16;
 /// Virtual times above this are lowered together.
 const REBASE: u64 = 1 << 60;
 
+/// A cap's budget is renewed so often.
+pub const PERIOD: u64 = 10 * MILLISECOND;
+/// How far a vCPU elsewhere must be behind before it is worth moving.
+const MOVE_LEAD: u64 = 5 * MILLISECOND;
+
+/// True if a vCPU that waits elsewhere, with virtual time `theirs`, ought to be taken by a CPU whose own next vCPU has
+/// virtual time `own`.
+pub const fn worth_taking(own: Option<u64>, theirs: u64) -> bool {
+    match own {
+        None => true,
+        Some(own) => theirs.saturating_add(MOVE_LEAD) < own,
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Share {
     weight: u16,
     time: u64,
+    /// Running time in each period, in ns; 0: no cap.
+    cap: u64,
+    /// What is left of it, and when the next period begins.
+    left: u64,
+    renewed: u64,
+    parked: bool,
 }
+
+impl Share {
+    fn new(weight: u16, time: u64) -> Share {
+        Share { weight: weight.max(1), time, cap: 0, left: 0, renewed: 0, parked: false }
+    }
+
+    /// Begins a new period if the old one is over.
+    fn renew(&mut self, now: u64) {
+        if now >= self.renewed {
+            self.left = self.cap;
+            self.renewed = now - now % PERIOD + PERIOD;
+        }
+    }
+
+    fn is_spent(&mut self, now: u64) -> bool {
+        if self.cap == 0 {
+            return false;
+        }
+        self.renew(now);
+        self.left < LEAST_RUN
+    }
+}
+
+/// A vCPU is not put on a CPU for less than this.
+const LEAST_RUN: u64 = MILLISECOND / 10;
 
 /// What a CPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +103,8 @@ pub struct CpuQueue<V> {
     ready: Heap<V>,
     shares: Vec<Share>,
     running: Option<(Slot, u64)>,
+    /// vCPUs whose budget is spent.
+    parked: Vec<Slot>,
     /// No vCPU that wants to run is further back, but for the bonus.
     floor: u64,
 }
@@ -60,13 +112,13 @@ pub struct CpuQueue<V> {
 impl<V: Unit> CpuQueue<V> {
     /// The queue of CPU `cpu`.
     pub const fn new(cpu: u32) -> Self {
-        CpuQueue { cpu, ready: Heap::new(), shares: Vec::new(), running: None, floor: 0 }
+        CpuQueue { cpu, ready: Heap::new(), shares: Vec::new(), running: None, parked: Vec::new(), floor: 0 }
     }
 
     /// Takes a vCPU in, and queues it if it may run. Weight 0 counts as 1. `-ENOMEM`: no room.
     pub fn add(&mut self, unit: V, weight: u16, now: u64) -> Result<Slot, Errno> {
         let slot = self.ready.add(unit)?;
-        let share = Share { weight: weight.max(1), time: self.floor };
+        let share = Share::new(weight, self.floor);
         if let Err(errno) = self.put_share(slot, share) {
             self.ready.remove(slot);
             return Err(errno);
@@ -84,12 +136,12 @@ impl<V: Unit> CpuQueue<V> {
         if self.running.is_some_and(|(running, _)| running == slot) {
             return false;
         }
+        self.unpark(slot);
         self.ready.remove(slot);
         true
     }
 
-    /// Moves the waiting vCPU that comes first of those that may go to `to`'s CPU there; what it is ahead or behind of its
-    /// neighbours it keeps. Answers it. Both queues are locked, in the order of their CPUs' numbers.
+    /// Moves the waiting vCPU that comes first of those that may go to `to`'s CPU there. Answers it. Both queues are locked, in the order of their CPUs' numbers.
     pub fn give_one(&mut self, to: &mut CpuQueue<V>, now: u64) -> Option<V> {
         let slot = self.first_for(to.cpu)?;
         self.give(slot, to, now)
@@ -104,24 +156,105 @@ impl<V: Unit> CpuQueue<V> {
         let unit = self.ready.owner(slot)?;
         let share = *self.shares.get(slot.index())?;
         let theirs = to.ready.add(unit).ok()?;
-        let ahead = share.time.saturating_sub(self.floor).min(MOST_AHEAD);
-        let behind = self.floor.saturating_sub(share.time);
-        let time = (to.floor + ahead).saturating_sub(behind);
-        if to.put_share(theirs, Share { time, ..share }).is_err() {
+        let time = share.time.clamp(to.floor.saturating_sub(MOST_APART), to.floor + MOST_APART);
+        if to.put_share(theirs, Share { time, parked: false, ..share }).is_err() {
             to.ready.remove(theirs);
             return None;
         }
+        self.unpark(slot);
         self.ready.remove(slot);
         unit.sched().set_home(to.cpu, theirs.index() as u32);
         to.wake(theirs, now);
         Some(unit)
     }
 
-    /// The first waiting vCPU that may go to a CPU. Only the front of the queue is looked at: a thief must not hold
-    /// up the owner.
+    /// The first waiting vCPU that may go to a CPU, those that like it there before others. Only the front of the queue is
+    /// looked at: a thief must not hold up the owner.
     fn first_for(&self, cpu: u32) -> Option<Slot> {
         let fits = |slot: &Slot| self.ready.owner(*slot).is_some_and(|unit| unit.may_go_to(cpu));
-        self.ready.front(LOOKED_AT).filter(fits).min_by_key(|slot| self.ready.key(*slot))
+        let likes = |slot: &Slot| self.ready.owner(*slot).is_some_and(|unit| unit.prefers(cpu));
+        self.ready.front(LOOKED_AT).filter(fits).min_by_key(|slot| (!likes(slot), self.ready.key(*slot)))
+    }
+
+    /// Virtual time of the first vCPU that waits.
+    pub fn front(&self) -> Option<u64> {
+        self.ready.first().map(|(time, _)| time)
+    }
+
+    /// Virtual time of the vCPU that [`CpuQueue::pick`] would choose.
+    pub fn next_time(&self, now: u64) -> Option<u64> {
+        let running = self.running.and_then(|(slot, since)| {
+            let runs = self.ready.owner(slot)?.sched().may_run();
+            runs.then(|| self.time_at(slot, since, now))
+        });
+        self.front().into_iter().chain(running).min()
+    }
+
+    /// The virtual time that this CPU has come to.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// A CPU without anybody follows the others' virtual time, so that who wakes here has not saved up the past.
+    pub fn follow(&mut self, others: u64) {
+        if self.running.is_none() && self.ready.is_empty() {
+            self.floor = self.floor.max(others.saturating_sub(MOST_APART));
+        }
+    }
+
+    /// Sets how much of a CPU a vCPU may use, in per cent; 0: all of it.
+    pub fn set_cap(&mut self, slot: Slot, percent: u32, now: u64) {
+        let Some(share) = self.shares.get_mut(slot.index()) else { return };
+        share.cap = if percent >= 100 { 0 } else { PERIOD / 100 * u64::from(percent) };
+        (share.left, share.renewed) = (share.cap, now - now % PERIOD + PERIOD);
+    }
+
+    fn unpark(&mut self, slot: Slot) {
+        if let Some(share) = self.shares.get_mut(slot.index())
+            && core::mem::take(&mut share.parked)
+        {
+            self.parked.retain(|parked| *parked != slot);
+        }
+    }
+
+    /// Sets a vCPU aside whose budget is spent; false if it is not, or if there is no room to remember it.
+    fn park(&mut self, slot: Slot, now: u64) -> bool {
+        let Some(share) = self.shares.get_mut(slot.index()) else { return false };
+        if !share.is_spent(now) || self.parked.try_reserve(1).is_err() {
+            return false;
+        }
+        share.parked = true;
+        self.parked.push(slot);
+        true
+    }
+
+    /// Queues those again whose next period has begun; answers when the next of the others is due.
+    fn renew_budgets(&mut self, now: u64) -> Option<u64> {
+        let mut index = 0;
+        let mut next = None;
+        while let Some(&slot) = self.parked.get(index) {
+            let Some(share) = self.shares.get_mut(slot.index()) else { break };
+            if now < share.renewed {
+                next = Some(next.unwrap_or(u64::MAX).min(share.renewed));
+                index += 1;
+                continue;
+            }
+            share.renew(now);
+            share.parked = false;
+            let time = share.time;
+            self.parked.swap_remove(index);
+            if self.ready.owner(slot).is_some_and(|unit| unit.sched().may_run()) {
+                self.ready.set(slot, time);
+            }
+        }
+        next
+    }
+
+    /// When the running vCPU's budget ends.
+    fn budget_ends(&self, slot: Slot, now: u64) -> Option<u64> {
+        let share = self.shares.get(slot.index()).filter(|share| share.cap != 0)?;
+        // With the next period a new budget comes, before this one is spent.
+        Some(now.saturating_add(share.left).min(share.renewed.max(now + LEAST_RUN)))
     }
 
     /// True if a vCPU waits for this CPU.
@@ -157,7 +290,9 @@ impl<V: Unit> CpuQueue<V> {
     pub fn wake(&mut self, slot: Slot, now: u64) -> bool {
         let Some(unit) = self.ready.owner(slot) else { return false };
         let running = self.running;
-        if running.is_some_and(|(running, _)| running == slot) || self.ready.key(slot).is_some() {
+        let is_parked = self.shares.get(slot.index()).is_some_and(|share| share.parked);
+        let is_running = running.is_some_and(|(running, _)| running == slot);
+        if is_running || is_parked || self.ready.key(slot).is_some() {
             return false;
         }
         if !unit.sched().may_run() {
@@ -205,21 +340,24 @@ impl<V: Unit> CpuQueue<V> {
             self.charge(slot, since, now);
             self.put_back(slot);
         }
+        let renewal = if self.parked.is_empty() { None } else { self.renew_budgets(now) };
         let next = self.first_that_may_run(now);
+        let renewal = if self.parked.is_empty() { renewal } else { self.renew_budgets(now) };
         if let (Some((slot, _)), Some(unit)) = (previous, previous.and_then(|(s, _)| self.ready.owner(s)))
             && next != Some(slot)
         {
             unit.sched().rest(now);
         }
-        let Some(slot) = next else { return Pick { run: None, until: None } };
+        let Some(slot) = next else { return Pick { run: None, until: renewal } };
         self.running = Some((slot, now));
         self.raise_floor(slot);
         let run = self.ready.owner(slot);
         if let Some(unit) = run {
             unit.sched().enter(Runstate::Running, now);
         }
-        let until = if self.ready.is_empty() { None } else { Some(now.saturating_add(SLICE)) };
-        Pick { run, until }
+        let slice = if self.ready.is_empty() { None } else { Some(now.saturating_add(SLICE)) };
+        let ends = [slice, renewal, self.budget_ends(slot, now)];
+        Pick { run, until: ends.into_iter().flatten().min() }
     }
 
     /// The running vCPU's slot.
@@ -238,10 +376,11 @@ impl<V: Unit> CpuQueue<V> {
         while let Some((_, slot)) = self.ready.first() {
             self.ready.take(slot);
             let Some(unit) = self.ready.owner(slot) else { continue };
-            if unit.sched().may_run() {
+            if !unit.sched().may_run() {
+                unit.sched().rest(now);
+            } else if !self.park(slot, now) {
                 return Some(slot);
             }
-            unit.sched().rest(now);
         }
         None
     }
@@ -265,6 +404,9 @@ impl<V: Unit> CpuQueue<V> {
         let time = self.time_at(slot, since, now);
         if let Some(share) = self.shares.get_mut(slot.index()) {
             share.time = time;
+            if share.cap != 0 {
+                share.left = share.left.saturating_sub(now.saturating_sub(since));
+            }
         }
     }
 

@@ -21,6 +21,10 @@ impl Unit for Name<'_> {
         // The tests' first vCPU stays where it is.
         self.0 != 0 || cpu == self.1.cpu()
     }
+
+    fn prefers(&self, _: u32) -> bool {
+        true
+    }
 }
 
 fn vcpus(count: usize) -> Vec<VcpuSched> {
