@@ -326,6 +326,9 @@ pub enum Verb {
         #[arg(default_value = "/etc/xenolith/auto")]
         dir: PathBuf,
     },
+    /// Tell the store of dom0, after its daemon started for the first time.
+    #[command(hide = true)]
+    Prepare,
     /// Stay with a domain and do as its configuration says when it ends. `create` starts this.
     #[command(hide = true)]
     Supervise {

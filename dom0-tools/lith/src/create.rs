@@ -14,6 +14,11 @@ use std::time::Duration;
 /// Pages that a domain may have beyond its memory, for Linux's ballooning to be off by a little.
 const SLACK: u64 = 256;
 
+/// Where unpacked kernels are kept.
+const UNPACKED: &str = "/var/cache/xenolith/kernels";
+/// How many.
+const MOST_UNPACKED: usize = 2;
+
 /// Who watches a domain being made.
 pub trait Progress {
     /// A phase begins.
@@ -119,8 +124,7 @@ impl Maker<'_> {
             None => random_uuid(host)?,
         };
         self.phase("kernel");
-        let kernel = Kernel::unpack(read(host, "kernel", &config.kernel)?)
-            .map_err(|e| e.context(config.kernel.display()))?;
+        let kernel = self.kernel()?;
         let initrd = match &config.ramdisk {
             Some(path) => read(host, "ramdisk", path)?,
             None => Vec::new(),
@@ -146,6 +150,34 @@ impl Maker<'_> {
         Ok((domid, uuid_text(&uuid)))
     }
 
+    /// The kernel: as it was unpacked before, if its file is the same, or from the file.
+    fn kernel(&self) -> Result<Kernel> {
+        let (host, path) = (self.host, &self.config.kernel);
+        let wrong = |error: Error| error.context(path.display());
+        let kept = host.file_version(path).map(|version| Path::new(UNPACKED).join(version));
+        if let Some(elf) = kept.as_ref().and_then(|kept| host.read_file(kept).ok())
+            && let Ok(kernel) = Kernel::unpack(elf)
+            && kernel.info().is_ok()
+        {
+            return Ok(kernel);
+        }
+        let kernel = Kernel::unpack(read(host, "kernel", path)?).map_err(wrong)?;
+        if let Some(kept) = kept {
+            self.keep(&kept, kernel.elf());
+        }
+        Ok(kernel)
+    }
+
+    /// Keeps an unpacked kernel for the next domain, and none but the last few. A disk that is full is no reason to fail.
+    fn keep(&self, file: &Path, elf: &[u8]) {
+        let dir = Path::new(UNPACKED);
+        let others = self.host.files(dir);
+        for old in others.iter().take(others.len().saturating_sub(MOST_UNPACKED - 1)) {
+            let _ = self.host.remove_file(&dir.join(old));
+        }
+        let _ = self.host.write_file(file, elf);
+    }
+
     fn new_domain(&mut self, uuid: [u8; 16]) -> Result<u32> {
         let (host, config) = (self.host, self.config);
         let domid = host.create(&NewDomain {
@@ -158,6 +190,7 @@ impl Maker<'_> {
         })?;
         self.domid = Some(domid);
         host.set_vcpus(domid, config.maxvcpus)?;
+        host.set_memory_map(domid, config.maxmem / PAGE_SIZE + SLACK)?;
         if config.cpus.is_some() || config.cpus_soft.is_some() {
             let cpus = host.host_info()?.max_cpus;
             for vcpu in 0..config.maxvcpus {

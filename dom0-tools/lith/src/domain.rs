@@ -262,6 +262,23 @@ impl StoreEntry<'_> {
     }
 }
 
+/// What the store shall say of dom0: its name, and the memory that its balloon driver holds it to.
+pub fn write_dom0(host: &dyn Host) -> Result<()> {
+    let info = host.domain(0)?.ok_or_else(|| Error::new(Kind::Hypervisor, "there is no dom0"))?;
+    let path = "/local/domain/0";
+    make_dir(host, path, &[(0, 'r')])?;
+    for (node, value) in [("domid", "0"), ("name", "Domain-0")] {
+        host.write(&format!("{path}/{node}"), value)?;
+    }
+    let kib = (info.pages * 4).to_string();
+    for node in ["memory/target", "memory/static-max"] {
+        if host.read(&format!("{path}/{node}"))?.is_none() {
+            host.write(&format!("{path}/{node}"), &kib)?;
+        }
+    }
+    Ok(())
+}
+
 /// The word for a vCPU that shall be up or not.
 pub fn availability(online: bool) -> &'static str {
     if online { "online" } else { "offline" }

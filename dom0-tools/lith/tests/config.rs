@@ -31,6 +31,9 @@ fn a_whole_file() {
     let text = read("web.cfg");
     let parsed = parse("web.cfg", &text, &["vcpus=3".to_owned()]).unwrap();
     assert_eq!(parsed.config.vcpus, 3, "the command line wins");
+    let shell = ["extra=a=b \"c\" \\ d".to_owned(), "memory=768M".to_owned(), "extra += ' e'".to_owned()];
+    let config = parse("x.cfg", LEAST, &shell).unwrap().config;
+    assert_eq!((config.cmdline.as_str(), config.memory), ("a=b \"c\" \\ d e", 768 << 20));
     golden("web.json", &format!("{:#}\n", to_json(&parsed.config)));
     golden("web.warnings", &shown(&text));
 }

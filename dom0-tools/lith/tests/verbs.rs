@@ -78,6 +78,7 @@ impl Session {
 fn a_domains_life() {
     let mut s = Session::new();
     let free = s.fake().free_pages();
+    s.lith("prepare");
     s.lith("check /etc/web.cfg");
     s.lith("create /etc/web.cfg --wait");
     assert_eq!(s.fake().supervised(), [1]);

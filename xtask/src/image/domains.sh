@@ -37,4 +37,5 @@ if lith info >/dev/null 2>&1; then
 			usleep 50000
 		done
 	done
+	lith prepare
 fi

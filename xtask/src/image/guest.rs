@@ -17,6 +17,9 @@ const TINY: &str = include_str!("tiny.cfg");
 const MODULES: &[&str] =
     &["xen-blkfront", "xen-netfront", "ext4", "crc32c_generic", "crc32c-intel", "af_packet"];
 
+/// A change of this file that changes a guest's initramfs must change this number.
+const LAYOUT: u32 = 2;
+
 /// The serial number of the disk that the demo domain gets, by which dom0 finds it.
 pub const DISK_SERIAL: &str = "demo";
 
@@ -43,7 +46,7 @@ pub fn dom0(kernel: &Kernel) -> Result<Vec<u8>> {
 /// A guest's initramfs: busybox, the frontends, ext4, and an init that goes on to a root disk if there is one.
 pub fn initrd(kernel: &Kernel) -> Result<PathBuf> {
     let busybox = sh::read(Path::new(BUSYBOX))?;
-    let key = Key::new().with(&GUEST_INIT).with(&kernel.id).with(&busybox).with(MODULES);
+    let key = Key::new().with(&GUEST_INIT).with(&kernel.id).with(&busybox).with(MODULES).with(&LAYOUT);
     let file = paths::cache()?.join("initramfs").join(format!("guest-{}-{key}.cpio.gz", kernel.id));
     let _lock = paths::lock_cache()?;
     if !file.exists() {
@@ -60,6 +63,11 @@ fn pack(kernel: &Kernel, busybox: &[u8]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     initramfs::userland(&mut archive, busybox)?;
     archive.file("init", 0o755, GUEST_INIT.as_bytes());
+    // What the kernel calls when dom0 asks the guest to go: its first process is a shell, which would not hear of it.
+    for word in ["poweroff", "reboot"] {
+        let script = format!("#!/bin/sh\nsync\nexec /bin/busybox {word} -f\n");
+        archive.file(&format!("sbin/{word}"), 0o755, script.as_bytes());
+    }
     kernel.modules(&mut archive, MODULES)?;
     Ok(archive.finish())
 }

@@ -32,6 +32,11 @@ impl Kernel {
         Ok(Kernel { elf })
     }
 
+    /// The uncompressed file.
+    pub fn elf(&self) -> &[u8] {
+        &self.elf
+    }
+
     /// Its headers and notes, checked for a paravirtualised domain.
     pub fn info(&self) -> Result<KernelInfo<'_>> {
         let info = KernelInfo::parse(&self.elf).map_err(invalid)?;

@@ -32,13 +32,25 @@ pub struct Parsed {
     pub warnings: Vec<ConfigError>,
 }
 
+/// A word of a command line, whose quotes a shell may have taken: what is no number, list or string is a string.
+fn quoted(word: &str) -> String {
+    let Some((key, value)) = word.split_once('=') else { return word.to_owned() };
+    let as_it_is =
+        value.trim_start().starts_with(['"', '\'', '[']) || value.starts_with(|c: char| c.is_ascii_digit());
+    if as_it_is {
+        return word.to_owned();
+    }
+    format!("{key}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 /// Reads a file's text: TOML when its name ends in `.toml`, else xl's grammar. `overrides` are further settings in
 /// xl's grammar, as they stand on a command line; they come last and win.
 pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Parsed, ConfigError> {
     let source = Source::new(name, text);
     let mut settings = if name.ends_with(".toml") { toml_form::parse(&source)? } else { xl::parse(&source)? };
     for word in overrides {
-        xl::parse_into(&Source::new("command line", word), &mut settings)?;
+        let source = Source::new("command line", &quoted(word));
+        xl::parse_into(&source, &mut settings)?;
     }
     domain::interpret(&source, settings)
 }

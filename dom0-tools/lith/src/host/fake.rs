@@ -546,6 +546,10 @@ impl Hypervisor for Fake {
         Ok(frame)
     }
 
+    fn set_memory_map(&self, domid: u32, _pages: u64) -> Result<()> {
+        self.with("set_memory_map", domid, |_| ())
+    }
+
     fn pin_root(&self, domid: u32, mfn: u64) -> Result<()> {
         self.with("pin_root", domid, |d| d.pinned = Some(mfn))
     }
@@ -662,6 +666,17 @@ impl System for Fake {
     fn write_file(&self, path: &Path, content: &[u8]) -> Result<()> {
         self.add_file(&path.to_string_lossy(), content);
         Ok(())
+    }
+
+    fn file_version(&self, path: &Path) -> Option<String> {
+        let state = self.state.borrow();
+        state.files.get(path.to_string_lossy().as_ref()).map(|content| format!("v{}", content.len()))
+    }
+
+    fn files(&self, dir: &Path) -> Vec<String> {
+        let below = format!("{}/", dir.display());
+        let state = self.state.borrow();
+        state.files.keys().filter_map(|path| path.strip_prefix(&below)).map(str::to_owned).collect()
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {

@@ -153,6 +153,8 @@ pub trait Hypervisor {
     fn write_frames(&self, domid: u32, mfns: &[u64], offset: usize, bytes: &[u8]) -> Result<()>;
     /// Reads one frame of it.
     fn read_frame(&self, domid: u32, mfn: u64) -> Result<Vec<u8>>;
+    /// Tells it up to where its memory may grow, where the hypervisor keeps that.
+    fn set_memory_map(&self, domid: u32, pages: u64) -> Result<()>;
     /// Makes a frame a root page table for good.
     fn pin_root(&self, domid: u32, mfn: u64) -> Result<()>;
     /// Grants dom0 a frame of it, by a reference of its table.
@@ -207,6 +209,10 @@ pub trait System {
     fn read_file(&self, path: &Path) -> Result<Vec<u8>>;
     /// Writes a file, whole or not at all.
     fn write_file(&self, path: &Path, content: &[u8]) -> Result<()>;
+    /// A word that changes when a file's content does; `None` if there is no telling.
+    fn file_version(&self, path: &Path) -> Option<String>;
+    /// Names of the files in a directory; none if there is no directory.
+    fn files(&self, dir: &Path) -> Vec<String>;
     /// Removes a file, if there is one.
     fn remove_file(&self, path: &Path) -> Result<()>;
     /// The numbers of a block device; `None` for a regular file.

@@ -2,6 +2,7 @@
 
 use super::{BlockDevice, HostError, Hypervisor, NewDomain, Result, StartRegisters, Store, System};
 use guest_abi::control::{AFFINITY_WORDS, Create, DomainInfo, Failure, Holder, HostInfo, VcpuInfo, Version};
+use guest_abi::memory::{E820_RAM, E820Entry};
 use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use lith_client::{Extents, Permission, Privcmd, StoreError};
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ const LOG: usize = 256 << 10;
 const RFLAGS_IF: u64 = 1 << 9;
 const ESRCH: i32 = 3;
 const ENOENT: i32 = 2;
+const ENOSYS: i32 = 38;
 
 /// The machine that this runs on.
 pub struct Dom0 {
@@ -243,6 +245,15 @@ impl Hypervisor for Dom0 {
         Ok(frame)
     }
 
+    fn set_memory_map(&self, domid: u32, pages: u64) -> Result<()> {
+        let map = [E820Entry { addr: 0, size: pages << 12, kind: E820_RAM }];
+        match self.privcmd.set_memory_map(id(domid)?, &map) {
+            // Linux then takes what it may have at most.
+            Err(error) if error.errno().is_some_and(|e| e.0 == ENOSYS) => Ok(()),
+            answer => answer.map_err(refused),
+        }
+    }
+
     fn pin_root(&self, domid: u32, mfn: u64) -> Result<()> {
         self.privcmd.pin_table(id(domid)?, 4, mfn).map_err(refused)
     }
@@ -354,6 +365,17 @@ impl System for Dom0 {
             fs::rename(&partial, path)
         };
         write().map_err(|e| system(&path.display().to_string(), &e))
+    }
+
+    fn file_version(&self, path: &Path) -> Option<String> {
+        let meta = fs::metadata(path).ok()?;
+        let (time, nanoseconds) = (meta.mtime(), meta.mtime_nsec());
+        Some(format!("{:x}-{:x}-{:x}-{time:x}.{nanoseconds:x}", meta.dev(), meta.ino(), meta.len()))
+    }
+
+    fn files(&self, dir: &Path) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {

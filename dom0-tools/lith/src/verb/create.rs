@@ -102,6 +102,11 @@ impl Context<'_, '_> {
         Err(Error::new(Kind::Other, format!("{failed} of {} domains did not start", files.len())))
     }
 
+    pub(super) fn prepare(&mut self) -> Result<()> {
+        domain::write_dom0(self.host)?;
+        self.done("prepare", Some(0))
+    }
+
     pub(super) fn supervise(&mut self, domid: u32) -> Result<()> {
         let out = &mut *self.streams.out;
         supervise(self.host, domid, &mut |line| {

@@ -5,7 +5,7 @@ use crate::config::{CpuSet, bytes_text};
 use crate::create::reason_text;
 use crate::domain::{self, Domain, reason_word};
 use crate::error::{Error, Kind, Result};
-use crate::host::errno_text;
+use crate::host::{Host, errno_text};
 use crate::output::{Cell, Format, Record, Table, document, left, right};
 use crate::supervise::Recipe;
 use guest_abi::control::{self, HostInfo};
@@ -125,7 +125,10 @@ impl Context<'_, '_> {
         let domid = found.map(|d| d.id());
         let mut printed = 0;
         loop {
-            let log = self.host.console_log(domid, &name)?;
+            let log = match (self.host.console_log(domid, &name), domid) {
+                (Err(error), Some(domid)) => ring_text(self.host, domid).ok().flatten().ok_or(error)?,
+                (log, _) => log?,
+            };
             // A log that is shorter than before was begun anew.
             let from = if printed <= log.len() { printed } else { 0 };
             self.streams.out.write_all(&log[from..])?;
@@ -262,7 +265,9 @@ impl Context<'_, '_> {
             ],
         );
         for failure in self.host.failures(0)? {
-            if domid.is_some_and(|domid| failure.domid != domid) {
+            // To ask for a domain that is not there is how one learns that; no operation failed.
+            let question = failure.op == control::OP_DOMAIN_INFO;
+            if question || domid.is_some_and(|domid| failure.domid != domid) {
                 continue;
             }
             let operation = control::OPERATIONS.iter().find(|(op, ..)| *op == failure.op);
@@ -304,6 +309,21 @@ fn state_text(domain: &Domain) -> String {
         Some(reason) if reason != "crash" => format!("{text} ({reason})"),
         _ => text,
     }
+}
+
+/// What waits in a domain's console ring (`io/console.h`) when no daemon takes it out.
+fn ring_text(host: &dyn Host, domid: u32) -> Result<Option<Vec<u8>>> {
+    const OUT: usize = 1024;
+    const OUT_LEN: u32 = 2048;
+    const OUT_CONS: usize = 3072 + 8;
+    let mfn = host.read(&format!("/local/domain/{domid}/console/ring-ref"))?;
+    let Some(mfn) = mfn.and_then(|mfn| mfn.parse().ok()) else { return Ok(None) };
+    let page = host.read_frame(domid, mfn)?;
+    let word = |at: usize| page.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let (consumed, produced) = (word(OUT_CONS), word(OUT_CONS + 4));
+    let waiting = produced.wrapping_sub(consumed).min(OUT_LEN);
+    let byte = |n: u32| page[OUT + (consumed.wrapping_add(n) % OUT_LEN) as usize];
+    Ok((page.len() == PAGE as usize).then(|| (0..waiting).map(byte).collect()))
 }
 
 /// The one identity of memory: the parts are what there is.

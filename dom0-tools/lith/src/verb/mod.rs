@@ -126,6 +126,7 @@ impl Context<'_, '_> {
             Verb::Wait { domain, until, timeout } => self.wait_for(&domain, &until, timeout),
             Verb::Why { domain } => self.why(domain.as_deref()),
             Verb::Autostart { dir } => self.autostart(&dir),
+            Verb::Prepare => self.prepare(),
             Verb::Supervise { domid } => self.supervise(domid),
             // Handled before there is a machine.
             Verb::Check { .. } | Verb::Doctor | Verb::Completions { .. } | Verb::Help { .. } => Ok(()),
