@@ -7,7 +7,7 @@ use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_IN_KERNEL, VGCF_ONL
 use lith_client::{Extents, Permission, Privcmd, StoreError};
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -456,11 +456,11 @@ impl System for Dom0 {
     }
 
     fn console(&self, domid: u32, name: &str) -> Result<()> {
-        super::terminal::attach(self, domid, name)
+        super::terminal::attach(domid, name)
     }
 
-    fn console_log(&self, domid: Option<u32>, name: &str) -> Result<Vec<u8>> {
-        super::terminal::log(domid, name)
+    fn console_log(&self, _domid: Option<u32>, name: &str) -> Result<Vec<u8>> {
+        super::terminal::log(name)
     }
 }
 
@@ -491,9 +491,4 @@ fn run(command: &mut Command) -> Result<()> {
     }
     let words = String::from_utf8_lossy(&output.stderr);
     Err(HostError::System(format!("{program}: {}", words.trim().lines().last().unwrap_or("it failed"))))
-}
-
-/// Keeps standard output whole when it is a pipe that somebody reads at the end.
-pub(super) fn flush() {
-    let _ = std::io::stdout().flush();
 }

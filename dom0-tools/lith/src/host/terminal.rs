@@ -1,64 +1,112 @@
-//! A terminal on a domain's console: through the pseudo-terminal that the console daemon names in the store.
+//! This terminal, or these pipes, on a domain's console: the daemon has the rings, what was written, and who is attached.
 
-use super::real::{Dom0, flush, system};
-use super::{HostError, Result, Store};
+use super::{HostError, Result};
+use lith_client::os::{Wait, wait};
+use lith_console::history::{DIRECTORY, read};
+use lith_console::protocol::{Mode, Refused, Request, SOCKET, ask};
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// `^]`, which leaves.
 const ESCAPE: u8 = 0x1d;
-/// Where the console daemon keeps what domains wrote.
-const LOGS: &str = "/var/log/xenolith/console";
+/// Bytes of what was written before that are shown to who attaches.
+const HISTORY: u64 = 16 << 10;
+/// Bytes of a log at most.
+const LOG: u64 = 8 << 20;
+/// How long the daemon may take to hear of a new domain.
+const TRIES: u32 = 100;
+const ENOENT: i32 = 2;
+/// How long a pipe's end is followed by what the domain answers.
+const AFTERWARDS: Duration = Duration::from_secs(2);
 
-/// Copies between this terminal and a domain's console until `^]`, the end of the input, or of the domain.
-pub(super) fn attach(host: &Dom0, domid: u32, name: &str) -> Result<()> {
-    let tty = wait_tty(host, domid, name)?;
-    let _raw = Raw::enter();
-    let open =
-        |write: bool| File::options().read(!write).write(write).open(&tty).map_err(|e| system(&tty, &e));
-    let (mut from, mut to) = (open(false)?, open(true)?);
-    // Ends with the process: nobody waits for a guest that says nothing.
-    std::thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        while let Ok(len @ 1..) = from.read(&mut bytes) {
-            if std::io::stdout().write_all(&bytes[..len]).is_err() {
-                return;
+/// Copies both ways until `^]`, the end of a pipe's input and what is answered to it, or the end of the domain.
+pub(super) fn attach(domid: u32, name: &str) -> Result<()> {
+    let request = Request { mode: Mode::Attach, who: domid.to_string(), history: HISTORY };
+    let mut tries = 0;
+    let mut console = loop {
+        match ask(Path::new(SOCKET), &request) {
+            Err(refused) if refused.is_missing() && tries < TRIES => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(50));
             }
-            flush();
+            answer => break answer.map_err(|refused| refusal(&refused, name))?,
         }
-        std::process::exit(0);
-    });
-    let interactive = std::io::stdin().is_terminal();
-    let mut bytes = [0; 256];
-    while let Ok(len @ 1..) = std::io::stdin().read(&mut bytes) {
-        let end = bytes[..len].iter().position(|b| *b == ESCAPE && interactive);
-        to.write_all(&bytes[..end.unwrap_or(len)]).map_err(|e| system(&tty, &e))?;
-        if end.is_some() {
-            return Ok(());
-        }
+    };
+    let terminal = io::stdin().is_terminal();
+    let raw = Raw::enter();
+    if terminal {
+        eprint!("the console of {name}; ^] leaves it\r\n");
     }
-    Ok(())
+    let copied = copy(&mut console, terminal);
+    drop(raw);
+    if terminal {
+        eprintln!();
+    }
+    copied.map_err(|e| super::real::system(&format!("the console of {name}"), &e))
 }
 
-/// The daemon names the terminal a moment after the domain was introduced.
-fn wait_tty(host: &Dom0, domid: u32, name: &str) -> Result<String> {
-    for _ in 0..100 {
-        let tty = host.read(&format!("/local/domain/{domid}/console/tty"))?;
-        if let Some(tty) = tty.filter(|tty| tty.starts_with("/dev/")) {
-            return Ok(tty);
+fn copy(console: &mut lith_console::protocol::Attached, terminal: bool) -> io::Result<()> {
+    // What the reader of the answer has taken in already.
+    let waiting = console.output.buffer().to_vec();
+    show(&waiting)?;
+    let mut from = console.output.get_ref();
+    // Without a buffer, so that what was not read is still to be waited for.
+    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut open = true;
+    let mut bytes = [0; 4096];
+    loop {
+        let (keys, output) = {
+            let mut waits = [Wait::new(from.as_fd(), true, false), Wait::new(stdin.as_fd(), open, false)];
+            let found = wait(&mut waits, (!open).then_some(AFTERWARDS))?;
+            if found == 0 && !open {
+                return Ok(());
+            }
+            (open && waits[1].readable(), waits[0].readable())
+        };
+        if output {
+            match from.read(&mut bytes)? {
+                0 => return Ok(()),
+                len => show(&bytes[..len])?,
+            }
         }
-        std::thread::sleep(Duration::from_millis(50));
+        if keys {
+            let len = stdin.read(&mut bytes)?;
+            let escape = bytes[..len].iter().position(|b| terminal && *b == ESCAPE);
+            console.input.write_all(&bytes[..escape.unwrap_or(len)])?;
+            if escape.is_some() {
+                return Ok(());
+            }
+            // The daemon takes a closed end for leaving, so it stays open for the answers.
+            open = len != 0;
+        }
     }
-    Err(HostError::System(format!("the console of {name} has no terminal: is lith-consoled running?")))
 }
 
-/// What a domain wrote.
-pub(super) fn log(_domid: Option<u32>, name: &str) -> Result<Vec<u8>> {
-    let path = PathBuf::from(format!("{LOGS}/{name}.log"));
-    std::fs::read(&path).map_err(|e| system(&path.display().to_string(), &e))
+fn show(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+fn refusal(refused: &Refused, name: &str) -> HostError {
+    if refused.is_missing() {
+        return HostError::errno(format!("the console of {name}"), ENOENT);
+    }
+    HostError::System(format!("the console of {name}: {refused} (is lith-consoled running?)"))
+}
+
+/// What a domain wrote: from the daemon's files, which are there without it.
+pub(super) fn log(name: &str) -> Result<Vec<u8>> {
+    let log = read(Path::new(DIRECTORY), name, LOG);
+    let log = log.map_err(|e| super::real::system(&format!("the console of {name}"), &e))?;
+    if log.is_empty() {
+        return Err(HostError::errno(format!("the console of {name}"), ENOENT));
+    }
+    Ok(log)
 }
 
 /// The terminal without line editing and echo, until this is dropped.
@@ -68,7 +116,7 @@ struct Raw {
 
 impl Raw {
     fn enter() -> Raw {
-        if !std::io::stdin().is_terminal() {
+        if !io::stdin().is_terminal() {
             return Raw { before: None };
         }
         let before = stty(&["-g"]);
