@@ -2,7 +2,7 @@
 
 use crate::console::Console;
 use crate::image::{self, bootdisk};
-use crate::{build, paths, sh, survey};
+use crate::{build, gdb, paths, sh, survey};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -104,6 +104,8 @@ pub struct Answer {
     pub transcript: String,
     /// Whether the guest came to its end.
     pub whole: bool,
+    /// The time-stamp counter at the hypervisor's first instruction, if time is instructions.
+    pub entered: Option<u64>,
 }
 
 /// A hypervisor that is ready to boot guests.
@@ -146,9 +148,30 @@ impl Runner {
                 command.args(["-drive", &format!("format=raw,snapshot=on,file={}", disk.display())]);
             }
         }
-        let answer = listen(command, if self.options.icount { ICOUNT_LIMIT } else { LIMIT });
+        let answer =
+            if self.options.icount { self.measure(command) } else { listen(Console::start(command)?, LIMIT) };
         let _ = std::fs::remove_file(&disk);
         answer
+    }
+
+    /// Under -icount a debugger notes when the hypervisor begins.
+    fn measure(&self, mut command: Command) -> Result<Answer> {
+        let socket = self.dir.join(format!("gdb.{}", std::process::id()));
+        command.args(gdb::qemu_words(&socket));
+        let console = Console::start(command)?;
+        let entered = gdb::counter_at(&socket, self.entry()?, ICOUNT_LIMIT);
+        let _ = std::fs::remove_file(&socket);
+        let entered = Some(entered.context("the hypervisor was not entered where it should be")?);
+        Ok(Answer { entered, ..listen(console, ICOUNT_LIMIT)? })
+    }
+
+    /// Machine address of the hypervisor's first instruction: GRUB moves ours only where its place is taken.
+    fn entry(&self) -> Result<u64> {
+        let elf = sh::read(&self.image)?;
+        match self.options.on {
+            On::Xen => entry_of(&elf, 0x18, 4),
+            On::Xenolith => Ok(entry_of(&elf, 0x18, 8)? % LOAD_ADDRESS + LOAD_ADDRESS),
+        }
     }
 
     fn write_disk(&self, disk: &Path, kernel: &Path) -> Result<()> {
@@ -196,11 +219,20 @@ fn plain_xen(dir: &Path) -> Result<PathBuf> {
     Ok(plain)
 }
 
-fn listen(command: Command, limit: Duration) -> Result<Answer> {
-    let mut console = Console::start(command)?;
+/// Where our image is linked to be loaded, and the alignment of its linked address.
+const LOAD_ADDRESS: u64 = 2 << 20;
+
+/// The entry point in an ELF header: `len` bytes at `at`.
+fn entry_of(elf: &[u8], at: usize, len: usize) -> Result<u64> {
+    let mut word = [0; 8];
+    word[..len].copy_from_slice(elf.get(at..at + len).context("the hypervisor is no ELF file")?);
+    Ok(u64::from_le_bytes(word))
+}
+
+fn listen(mut console: Console, limit: Duration) -> Result<Answer> {
     let whole = console.wait_for("| end", limit).is_ok();
     let transcript = console.transcript();
-    Ok(Answer { lines: lines_of(&transcript), transcript, whole })
+    Ok(Answer { lines: lines_of(&transcript), transcript, whole, entered: None })
 }
 
 /// The guest's lines, without their mark; the first and the last only frame them.

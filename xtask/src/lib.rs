@@ -5,6 +5,7 @@ pub mod bench_guest;
 mod bench_table;
 pub mod build;
 pub mod console;
+mod gdb;
 pub mod guests;
 pub mod image;
 pub mod machine;

@@ -40,6 +40,7 @@ unsafe extern "Rust" {
 
 /// Where the entry code goes: says which claim begins, makes it, and stops the machine.
 extern "C" fn begin(start_info: *const StartInfo) -> ! {
+    time::note_start();
     mm::set_start_info(start_info);
     console::raw("\n| begin\n");
     trap::install();

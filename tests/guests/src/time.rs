@@ -2,8 +2,22 @@
 
 use crate::event::shared;
 use core::arch::x86_64::_rdtsc;
+use core::sync::atomic::{AtomicU64, Ordering};
 use guest_abi::xen::VcpuTimeInfo;
 use guest_abi::xen::vcpu_offset;
+
+static START: AtomicU64 = AtomicU64::new(0);
+
+/// For the entry code: the guest's first instructions run.
+pub(crate) fn note_start() {
+    // SAFETY: every x86-64 CPU has it; where it is trapped it is emulated.
+    START.store(unsafe { _rdtsc() }, Ordering::Relaxed);
+}
+
+/// The time-stamp counter at the guest's first instructions.
+pub fn started() -> u64 {
+    START.load(Ordering::Relaxed)
+}
 
 /// A consistent copy of the first vCPU's clock.
 pub fn clock() -> VcpuTimeInfo {

@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 
+mod memory;
 mod tables;
 mod user;
 
@@ -86,6 +87,7 @@ fn run() {
     events();
     traps();
     user::run();
+    memory::run();
 }
 
 fn hypercalls() {
