@@ -16,10 +16,13 @@ use std::process::ExitCode;
 const NOTHING: &str = "--exit";
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    if wanted.first().is_some_and(|arg| arg == NOTHING) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|arg| arg == NOTHING) {
         return ExitCode::SUCCESS;
     }
+    // The kernel gives its first process the options that it does not know itself, too.
+    let named = |row: &&rows::Row| arguments.iter().any(|name| name == row.name);
+    let all = !rows::ROWS.iter().any(|row| named(&row));
     let first = std::process::id() == 1;
     if first && let Err(error) = set_up() {
         eprintln!("bench: {error}");
@@ -29,8 +32,7 @@ fn main() -> ExitCode {
     // Behind a row's time: root tables loaded and TLB flushes, where somebody counts them.
     let counters = if first { counters::Counters::open() } else { None };
     let mut failed = false;
-    for row in rows::ROWS.iter().filter(|row| wanted.is_empty() || wanted.iter().any(|name| name == row.name))
-    {
+    for row in rows::ROWS.iter().filter(|row| all || named(row)) {
         match row.measure(counters.as_ref()) {
             Ok((nanoseconds, Some([loads, flushes]))) => {
                 println!("BENCH {} {nanoseconds:.1} {loads:.2} {flushes:.2}", row.name);
