@@ -7,7 +7,7 @@ use crate::domain::{self, StoreEntry, uuid_bytes, uuid_text};
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, NewDomain};
 use boot_image::{BuildPlan, PAGE_SIZE};
-use guest_abi::control::HostInfo;
+use guest_abi::control::{HostInfo, OP_DOMAIN_INFO};
 use std::path::Path;
 use std::time::Duration;
 
@@ -249,7 +249,9 @@ impl Maker<'_> {
     /// Removes what there is of the domain, and says in which phase it failed and what the hypervisor's reason was.
     fn undo(&self, mut error: Error, first_failure: u64) -> Error {
         let reasons = self.host.failures(first_failure + 1).unwrap_or_default();
-        if let Some(failure) = reasons.iter().rev().find(|f| self.domid.is_none_or(|id| f.domid == id)) {
+        if let Some(failure) =
+            reasons.iter().rev().find(|f| f.op != OP_DOMAIN_INFO && self.domid.is_none_or(|id| f.domid == id))
+        {
             error.message += &format!(" (the hypervisor: {})", reason_text(&failure.reason));
         }
         if let Some((phase, _)) = self.phases.last() {

@@ -142,13 +142,24 @@ impl Location {
         }
     }
 
+    /// What dom0's driver says is wrong with it.
+    fn backend_error(&self, host: &dyn Host) -> Option<String> {
+        let node = format!(
+            "/local/domain/0/error/backend/{}/{}/{}/error",
+            self.kind.word(),
+            self.domid,
+            self.number
+        );
+        host.read(&node).ok().flatten().filter(|text| !text.is_empty())
+    }
+
     fn not_connected(&self, host: &dyn Host, front: &str) -> Result<Error> {
         let back = self.back(host, "state")?.unwrap_or_default();
         let word = self.kind.word();
         let said =
             |dir: String| host.read(&format!("{dir}/error")).ok().flatten().filter(|text| !text.is_empty());
         let front_error = said(format!("/local/domain/{}/error/device/{word}/{}", self.domid, self.number));
-        let back_error = said(format!("/local/domain/0/error/backend/{word}/{}/{}", self.domid, self.number));
+        let back_error = self.backend_error(host);
         let message = format!(
             "the guest's {} {} did not connect: the frontend is {}, the backend {}",
             self.kind.noun(),

@@ -70,7 +70,9 @@ impl Network {
         if let Some(rate) = vif.rate {
             back.push(("rate", format!("{},{}", rate.bytes, rate.interval_us)));
         }
-        for (node, value) in [("ip", &vif.ip), ("vifname", &vif.vifname), ("script", &vif.script)] {
+        // Linux's backend does not begin without a script's name, whether anybody runs it or not.
+        back.push(("script", vif.script.clone().unwrap_or_else(|| "lith".to_owned())));
+        for (node, value) in [("ip", &vif.ip), ("vifname", &vif.vifname)] {
             back.extend(value.clone().map(|value| (node, value)));
         }
         location.publish(host, &front, &back)
@@ -82,11 +84,14 @@ impl Network {
         let end = host.now() + INTERFACE_LIMIT;
         while !host.has_interface(&interface) {
             if host.now() >= end {
-                return Err(Error::new(
+                let error = Error::new(
                     Kind::TimedOut,
                     format!("dom0's network backend made no interface {interface}"),
-                )
-                .hint("modprobe xen-netback; `lith doctor` looks closer"));
+                );
+                return Err(match location.backend_error(host) {
+                    Some(text) => error.hint(format!("it says: {text}")),
+                    None => error.hint("modprobe xen-netback; `lith doctor` looks closer"),
+                });
             }
             host.sleep(Duration::from_millis(10));
         }
