@@ -68,7 +68,7 @@ macro_rules! hypercall_table {
             53 Arch5                        ARCH_5                        "arch_5"                         0 privileged whole       unimplemented;
             54 Arch6                        ARCH_6                        "arch_6"                         0 privileged whole       unimplemented;
             55 Arch7                        ARCH_7                        "arch_7"                         0 privileged whole       unimplemented;
-            88 Control                      CONTROL                       "control"                        1 any        preemptible unimplemented;
+            88 Control                      CONTROL                       "control"                        1 any        preemptible implemented;
         }
     };
 }
@@ -282,29 +282,29 @@ macro_rules! suboperation_table {
                 31 "release_msix"                   implemented;
             }
             Control {
-                0  "version"                        unimplemented;
-                1  "create"                         unimplemented;
-                2  "destroy"                        unimplemented;
-                3  "pause"                          unimplemented;
-                4  "unpause"                        unimplemented;
-                5  "set_max_mem"                    unimplemented;
-                6  "max_vcpus"                      unimplemented;
-                7  "set_vcpu_context"               unimplemented;
-                8  "get_vcpu_context"               unimplemented;
-                9  "page_info"                      unimplemented;
-                10 "set_affinity"                   unimplemented;
-                11 "get_affinity"                   unimplemented;
-                12 "set_sched"                      unimplemented;
-                13 "get_sched"                      unimplemented;
-                14 "domain_info"                    unimplemented;
-                15 "vcpu_info"                      unimplemented;
-                16 "host_info"                      unimplemented;
-                17 "read_console"                   unimplemented;
-                18 "failures"                       unimplemented;
-                19 "set_limits"                     unimplemented;
-                20 "shutdown"                       unimplemented;
-                21 "holders"                        unimplemented;
-                22 "cpu_topology"                   unimplemented;
+                0  "version"                        implemented;
+                1  "create"                         implemented;
+                2  "destroy"                        implemented;
+                3  "pause"                          implemented;
+                4  "unpause"                        implemented;
+                5  "set_max_mem"                    implemented;
+                6  "max_vcpus"                      implemented;
+                7  "set_vcpu_context"               implemented;
+                8  "get_vcpu_context"               implemented;
+                9  "page_info"                      implemented;
+                10 "set_affinity"                   implemented;
+                11 "get_affinity"                   implemented;
+                12 "set_sched"                      implemented;
+                13 "get_sched"                      implemented;
+                14 "domain_info"                    implemented;
+                15 "vcpu_info"                      implemented;
+                16 "host_info"                      implemented;
+                17 "read_console"                   implemented;
+                18 "failures"                       implemented;
+                19 "set_limits"                     implemented;
+                20 "shutdown"                       implemented;
+                21 "holders"                        implemented;
+                22 "cpu_topology"                   implemented;
             }
         }
     };

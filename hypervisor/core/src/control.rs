@@ -380,7 +380,7 @@ pub trait ControlPorts {
         vcpu: VcpuId,
         hard: Option<CpuSet>,
         soft: Option<CpuSet>,
-    ) -> Result<(CpuSet, CpuSet), Refusal>;
+    ) -> Result<(CpuSet, CpuSet), Stop>;
     /// Where a vCPU may run and likes to.
     fn affinity(&self, dom: DomId, vcpu: VcpuId) -> Result<(CpuSet, CpuSet), Refusal>;
     /// Changes a domain's share.

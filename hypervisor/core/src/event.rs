@@ -136,6 +136,11 @@ impl DomainEvents {
         self.vcpus.len() as u16
     }
 
+    /// How many ports it may have, by its limit and the ABI's.
+    pub fn max_ports(&self) -> u32 {
+        self.max_port.min(guest_abi::event_channel::EVTCHN_FIFO_NR_CHANNELS - 1)
+    }
+
     /// Ports in use.
     pub fn active(&self) -> u32 {
         self.control.lock().active

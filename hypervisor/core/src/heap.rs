@@ -150,6 +150,11 @@ impl Heap {
         self.free(frames, Block { mfn: dead.mfn(), order: 0 }, now);
     }
 
+    /// Gives back a frame that its taker kept for the hypervisor's own use; `now` is the flush clock.
+    pub fn free_own(&self, frames: FrameTable<'_>, mfn: Mfn, now: u32) {
+        self.free(frames, Block { mfn, order: 0 }, now);
+    }
+
     /// Gives back a block that was not published; `now` is the flush clock.
     pub fn free(&self, frames: FrameTable<'_>, block: Block, now: u32) {
         let Ok(index) = u32::try_from(block.mfn.0) else { return };

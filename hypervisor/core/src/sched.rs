@@ -30,6 +30,8 @@ bitflags::bitflags! {
         const PAUSED = 1 << 2;
         /// Its domain has shut down.
         const SHUTDOWN = 1 << 3;
+        /// It is on its way to another CPU, or its registers are being read.
+        const MOVING = 1 << 4;
     }
 }
 

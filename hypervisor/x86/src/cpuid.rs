@@ -8,6 +8,7 @@ use crate::vcpu::Vcpu;
 use crate::{cpu, features};
 
 static DOM0: Once<CpuidPolicy> = Once::new();
+static GUESTS: Once<CpuidPolicy> = Once::new();
 static SELF: Once<HypervisorLeaves> = Once::new();
 
 /// The processor's own answer.
@@ -18,14 +19,21 @@ pub fn host(leaf: u32, subleaf: u32) -> Leaf {
 
 const ARCH_CAPABILITIES: u32 = 0x10a;
 
-/// What dom0 is shown.
+fn any() -> CpuidPolicy {
+    let has = cpu::cpuid(0, 0).eax >= 7 && cpu::cpuid(7, 0).edx & 1 << 29 != 0;
+    let capabilities = if has { cpu::rdmsr_safe(ARCH_CAPABILITIES) } else { None };
+    CpuidPolicy::pv(host, capabilities)
+}
+
+/// What dom0 is shown. In registers and MSRs others have the same.
 #[inline]
 pub fn policy() -> &'static CpuidPolicy {
-    DOM0.call_once(|| {
-        let has = cpu::cpuid(0, 0).eax >= 7 && cpu::cpuid(7, 0).edx & 1 << 29 != 0;
-        let capabilities = if has { cpu::rdmsr_safe(ARCH_CAPABILITIES) } else { None };
-        CpuidPolicy::pv(host, capabilities).for_dom0(host)
-    })
+    DOM0.call_once(|| any().for_dom0(host))
+}
+
+/// What another domain is shown.
+fn policy_of_guests() -> &'static CpuidPolicy {
+    GUESTS.call_once(any)
 }
 
 /// Fixes what the hypervisor says of itself.
@@ -43,5 +51,6 @@ pub fn guest(vcpu: &Vcpu, cr4: u64, leaf: u32, subleaf: u32, mode: Mode, forced:
         host_osxsave: features::features().xsave,
     };
     let none = HypervisorLeaves::default();
-    policy().answer(leaf, subleaf, &asker, SELF.get().unwrap_or(&none), host)
+    let policy = if vcpu.domain.privileged { policy() } else { policy_of_guests() };
+    policy.answer(leaf, subleaf, &asker, SELF.get().unwrap_or(&none), host)
 }

@@ -1,24 +1,28 @@
 //! A domain of this machine: the core's state of it, its vCPUs, and how it ends.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use guest_abi::errno::Errno;
+use guest_abi::sched::SHUTDOWN_CRASH;
+use hv_core::domain::Life;
 use hv_core::event::{DomainEvents, Limits};
 use hv_core::grant::GrantTable;
 use hv_core::memory_op::MemoryMap;
 use hv_core::mmu::DomainMemory;
 use hv_core::pirq::Pirqs;
-use hv_core::sched::Shutdown;
+use hv_core::sched::{DEFAULT_WEIGHT, Shutdown};
 use hv_core::time::Watchdogs;
 use hv_pv::regs::{Mode, Regs};
 use hv_types::{DomId, Mfn};
 use spin::{Mutex, Once};
 
+use crate::dev::time;
 use crate::guest::Caller;
+use crate::life::Teardown;
 use crate::paging::Area;
 use crate::vcpu::Vcpu;
-use crate::{panic, power, println};
+use crate::{hub, panic, power, println};
 
 /// Why a domain cannot go on. Everything here is the guest's own doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +85,16 @@ pub struct Domain {
     pub shared_info: Mfn,
     /// Bits of `VMASST_TYPE_*` that are on.
     assists: AtomicU64,
-    /// It ended and does not run again.
-    pub dead: AtomicBool,
+    /// Where it stands between creation and end.
+    pub life: Life,
+    /// Its UUID.
+    pub handle: [u8; 16],
+    /// System time of its creation.
+    pub created: u64,
+    /// Its share of the CPUs.
+    pub weight: AtomicU32,
+    /// Held by whoever changes its life; how far its destruction came.
+    pub control: Mutex<Teardown>,
     vcpus: Once<&'static [&'static Vcpu]>,
     /// What it wrote to the PCI configuration address port.
     pub pci_address: AtomicU32,
@@ -99,6 +111,7 @@ impl Domain {
         area: Area,
         pirqs: Pirqs,
         limits: Limits,
+        handle: [u8; 16],
     ) -> Result<Self, Errno> {
         Ok(Domain {
             events: DomainEvents::new(id, shared_info, limits)?,
@@ -114,7 +127,11 @@ impl Domain {
             privileged,
             shared_info,
             assists: AtomicU64::new(0),
-            dead: AtomicBool::new(false),
+            life: if privileged { Life::running() } else { Life::paused() },
+            handle,
+            created: time::now(),
+            weight: AtomicU32::new(DEFAULT_WEIGHT.into()),
+            control: Mutex::new(Teardown::default()),
             vcpus: Once::new(),
             pci_address: AtomicU32::new(0),
             unknown: AtomicU64::new(0),
@@ -160,21 +177,48 @@ impl Domain {
     }
 }
 
-/// Domains by number. A domain that is registered is never freed.
-static DOMAINS: [Once<&'static Domain>; MAX_DOMAINS] = [const { Once::new() }; MAX_DOMAINS];
+/// Domains by the low bits of their numbers; two that exist never share a place. A record is freed only when no CPU can have
+/// a reference to it (I-LF-1), so that a reference lasts until this CPU returns to a guest or idles.
+static DOMAINS: [AtomicPtr<Domain>; MAX_DOMAINS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_DOMAINS];
 
-/// Domains this version has room for.
-const MAX_DOMAINS: usize = 64;
+/// Domains that there can be at once.
+pub const MAX_DOMAINS: usize = 1024;
 
-/// Makes a domain known; false if its number is taken or too high.
+fn place(id: DomId) -> &'static AtomicPtr<Domain> {
+    &DOMAINS[usize::from(id.0) % MAX_DOMAINS]
+}
+
+/// True if a domain of that number could be registered.
+pub fn has_place(id: DomId) -> bool {
+    place(id).load(Ordering::Acquire).is_null()
+}
+
+/// Makes a domain known; false if its place is taken.
 pub fn register(domain: &'static Domain) -> bool {
-    let Some(slot) = DOMAINS.get(usize::from(domain.id.0)) else { return false };
-    core::ptr::eq(*slot.call_once(|| domain), domain)
+    let own = core::ptr::from_ref(domain).cast_mut();
+    place(domain.id).compare_exchange(core::ptr::null_mut(), own, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+/// Nobody finds the domain any more; whoever has found it goes on for now.
+pub fn forget(domain: &'static Domain) {
+    let own = core::ptr::from_ref(domain).cast_mut();
+    let null = core::ptr::null_mut();
+    let _ = place(domain.id).compare_exchange(own, null, Ordering::AcqRel, Ordering::Acquire);
 }
 
 /// The domain of that number.
+#[inline]
 pub fn find(id: DomId) -> Option<&'static Domain> {
-    DOMAINS.get(usize::from(id.0))?.get().copied()
+    // SAFETY: I-LF-1: a registered record lives, and goes on living while this CPU may use it.
+    let domain = unsafe { place(id).load(Ordering::Acquire).as_ref() }?;
+    (domain.id == id).then_some(domain)
+}
+
+/// All domains, in no order.
+pub fn all() -> impl Iterator<Item = &'static Domain> {
+    // SAFETY: as for `find`.
+    DOMAINS.iter().filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
 }
 
 /// Prints what is known of a guest that cannot go on.
@@ -193,10 +237,10 @@ fn report(vcpu: &Vcpu, regs: &Regs, why: Crash) {
 #[cold]
 pub fn crash(vcpu: &Vcpu, regs: &mut Regs, why: Crash) {
     report(vcpu, regs, why);
-    vcpu.domain.dead.store(true, Ordering::Relaxed);
     if vcpu.domain.privileged {
         log::error!("dom0 crashed");
         power::after_fatal();
     }
+    hub::shut_down_domain(vcpu.domain, SHUTDOWN_CRASH as u8);
     crate::work::leave(vcpu);
 }

@@ -1,7 +1,7 @@
 //! The guest's floating-point state. Eager: it is saved when its vCPU leaves the CPU and loaded when it comes, so that
 //! no guest ever sees another one's registers.
 
-use alloc::alloc::{Layout, alloc_zeroed};
+use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::arch::asm;
 use core::ptr::NonNull;
 
@@ -57,6 +57,15 @@ impl Area {
             core::ptr::copy_nonoverlapping(image.as_ptr(), at, image.len());
             let mxcsr = at.add(MXCSR).cast::<u32>();
             mxcsr.write(mxcsr.read() & MXCSR_USABLE);
+        }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        if let Ok(layout) = Layout::from_size_align(size(), 64) {
+            // SAFETY: `new` made it with this layout, which never changes.
+            unsafe { dealloc(self.0.as_ptr(), layout) };
         }
     }
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
 use guest_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
-use guest_abi::xen::VIRQ_TIMER;
+use guest_abi::xen::{VIRQ_DOM_EXC, VIRQ_TIMER};
 use hv_core::call::CallError;
 use hv_core::event::{self, DomainEvents, FramePin, Pirqs, Preempt, Wake};
 use hv_core::physdev;
@@ -85,7 +85,7 @@ impl Pirqs for Machine {
     }
 }
 
-/// A domain's events; domains are never freed, so that a reference is enough.
+/// A domain's events. The record lives for as long as this CPU may use it (I-LF-1).
 pub struct Events(&'static Domain);
 
 impl Deref for Events {
@@ -103,8 +103,8 @@ impl event::Domains for Machine {
         domain::find(dom).map(Events)
     }
 
-    fn is_paused(&self, _dom: DomId) -> bool {
-        false
+    fn is_paused(&self, dom: DomId) -> bool {
+        domain::find(dom).is_some_and(|domain| domain.life.is_paused())
     }
 }
 
@@ -171,7 +171,7 @@ fn expired(fired: Fired, deadline: u64, now: u64) {
         }
         TimerKind::Watchdog => {
             log::warn!("d{}: its watchdog expired", fired.dom.0);
-            let _ = Machine.shut_down_domain(vcpu.domain, SHUTDOWN_WATCHDOG as u8);
+            shut_down_domain(vcpu.domain, SHUTDOWN_WATCHDOG as u8);
         }
     }
 }
@@ -198,7 +198,7 @@ pub fn set_timer_op(vcpu: &Vcpu, timeout: u64) {
 }
 
 /// Works on a vCPU's timers where they are, and lets that CPU's hardware follow.
-fn with_timers<R>(vcpu: &Vcpu, f: impl FnOnce(&mut VcpuTimers, &mut TimerQueue) -> R) -> R {
+pub fn with_timers<R>(vcpu: &Vcpu, f: impl FnOnce(&mut VcpuTimers, &mut TimerQueue) -> R) -> R {
     let mut timers = vcpu.timers.lock();
     let cpu = cpu_record(timers.cpu as usize).unwrap_or(this_cpu());
     let mut queue = cpu.timers.lock();
@@ -254,20 +254,25 @@ pub fn stop_poll_timer(vcpu: &Vcpu) {
     with_timers(vcpu, |timers, queue| queue.stop(timers.poll));
 }
 
-impl Machine {
-    /// Ends a domain; of dom0: the machine.
-    fn shut_down_domain(&self, domain: &'static Domain, code: u8) -> Result<(), Errno> {
-        let (code, first) = domain.shutdown.begin(code);
-        if domain.privileged {
-            end_of_machine(code);
+/// Ends a domain; of dom0: the machine.
+pub fn shut_down_domain(domain: &'static Domain, code: u8) {
+    let (code, first) = domain.shutdown.begin(code);
+    if domain.privileged {
+        end_of_machine(code);
+    }
+    if first {
+        for vcpu in domain.vcpus() {
+            vcpu.sched.hold(Reasons::SHUTDOWN);
+            cpu_work::stop(vcpu);
         }
-        if first {
-            for vcpu in domain.vcpus() {
-                vcpu.sched.hold(Reasons::SHUTDOWN);
-                cpu_work::stop(vcpu);
-            }
-        }
-        Ok(())
+        tell_dom0();
+    }
+}
+
+/// Tells dom0 that a domain changed its state.
+pub fn tell_dom0() {
+    if let Some(dom0) = domain::find(DomId::DOM0) {
+        dom0.events.send_global_virq(&Machine, VIRQ_DOM_EXC);
     }
 }
 
@@ -305,7 +310,8 @@ impl SchedPorts for Machine {
     }
 
     fn shut_down(&self, dom: DomId, code: u8) -> Result<(), Errno> {
-        self.shut_down_domain(domain::find(dom).ok_or(Errno::ESRCH)?, code)
+        shut_down_domain(domain::find(dom).ok_or(Errno::ESRCH)?, code);
+        Ok(())
     }
 
     fn set_watchdog(&self, id: u32, timeout: u32) -> Result<i64, Errno> {
@@ -367,7 +373,8 @@ impl VcpuPorts for Machine {
     }
 
     fn shut_down(&self, code: u8) -> Result<(), Errno> {
-        self.shut_down_domain(current().domain, code)
+        shut_down_domain(current().domain, code);
+        Ok(())
     }
 
     fn set_singleshot(&self, deadline: Option<u64>) {

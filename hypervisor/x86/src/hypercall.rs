@@ -18,7 +18,7 @@ use hv_pv::regs::Regs;
 use hv_types::{GuestVa, VcpuId};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::calls::{console, devices, entry_points, multicall, sysctl, version};
+use crate::calls::{console, control, devices, entry_points, multicall, sysctl, version};
 use crate::domain::{self, Crash};
 use crate::guest::Caller;
 use crate::hub;
@@ -113,6 +113,7 @@ pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
         VM_ASSIST => entry_points::vm_assist(vcpu, a[0] as u32, a[1] as u32),
         SET_SEGMENT_BASE => entry_points::set_segment_base(a[0] as u32, a[1]),
         CALLBACK_OP => entry_points::callback_op(vcpu, a[0] as u32, a[1]),
+        CONTROL => control::control(vcpu, a[0]),
         _ => Err(unknown(vcpu, number)),
     }
 }

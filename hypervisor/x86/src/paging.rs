@@ -296,6 +296,18 @@ impl Area {
         self.l3 | pte::TABLE
     }
 
+    /// Gives back the area's frames, once. No CPU uses its windows, and no root shows them any more.
+    pub fn release(&self, mut give_back: impl FnMut(u64)) {
+        for l1 in &self.l1 {
+            let l1 = l1.swap(0, Ordering::AcqRel);
+            if l1 != 0 {
+                give_back(l1);
+            }
+        }
+        give_back(self.l2);
+        give_back(self.l3);
+    }
+
     /// The window of a vCPU; `None` if memory is exhausted or the number too high.
     pub fn window(&self, vcpu: usize) -> Option<Window> {
         let slot = self.l1.get(vcpu / VCPUS_PER_TABLE)?;

@@ -59,6 +59,8 @@ pub struct Cpu {
     pub flushed_for_others: AtomicU32,
     /// What other CPUs ask of this one.
     pub requests: ipi::Requests,
+    /// The last round in which this CPU said that it uses nothing that it found before.
+    pub passed: AtomicU64,
     /// It has come up and takes part.
     pub online: AtomicBool,
     /// Time-stamp counter at which the present call has had its share; 0: not asked yet.
@@ -101,6 +103,8 @@ pub mod work {
     pub const BALANCE: u32 = 32;
     /// All that make a CPU choose.
     pub const CHOOSE: u32 = SCHEDULE | SLICE | BALANCE;
+    /// Say that this CPU uses nothing that it found before ([`crate::life`]).
+    pub const PASS: u32 = 64;
 }
 
 // SAFETY: the plain fields are written before the record is published and by the record's own CPU afterwards.
@@ -175,6 +179,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             flushed: AtomicU32::new(0),
             flushed_for_others: AtomicU32::new(0),
             requests: ipi::Requests::empty(),
+            passed: AtomicU64::new(0),
             online: AtomicBool::new(false),
             slice_end: Cell::new(0),
             last_fault: Cell::new((0, 0)),

@@ -26,6 +26,7 @@ use crate::calls::version;
 use crate::dev::{apic, firmware, ioapic, irq, pci, pic, serial, time, vga};
 use crate::dom0::Frames;
 use crate::domain::{self, Domain};
+use crate::life::MAX_VCPUS;
 use crate::machine::Machine;
 use crate::mem::{self, Extent, PAGE};
 use crate::paging::{self, Area, HEAP, mmu};
@@ -305,7 +306,7 @@ fn build(
     let pirqs = Pirqs::for_hardware_domain(gsis, MESSAGES);
     let vcpus = dom0_vcpus(options);
     let limits = Limits { vcpus, max_port: u32::MAX, pirqs: pirqs.limit() };
-    let domain = Domain::new(DomId::DOM0, true, Mfn(shared / PAGE), area, pirqs, limits)
+    let domain = Domain::new(DomId::DOM0, true, Mfn(shared / PAGE), area, pirqs, limits, [0; 16])
         .map_err(|_| no_memory("event channels"))?;
     let domain: &'static Domain = Box::leak(Box::new(domain));
     domain::register(domain);
@@ -347,9 +348,6 @@ fn dom0_vcpus(options: &Options) -> u16 {
     let cpus = percpu::online().count() as u32;
     options.dom0_max_vcpus.unwrap_or(cpus).clamp(1, MAX_VCPUS) as u16
 }
-
-/// vCPUs a domain can have: as many as its descriptor windows.
-const MAX_VCPUS: u32 = 128;
 
 /// Makes dom0's vCPUs, all down, one CPU after the other. Answers the first.
 fn make_vcpus(domain: &'static Domain, count: u16, pinned: bool) -> Option<&'static Vcpu> {

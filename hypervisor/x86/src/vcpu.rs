@@ -67,6 +67,8 @@ pub struct Vcpu {
     pub mode: Cell<Mode>,
     /// `vcpu_info` as the hypervisor sees it; mapped for as long as the vCPU lives.
     pub info: Cell<*mut u8>,
+    /// Machine address of the page that is its `vcpu_info` until it registers one, if the shared page has no room for it.
+    pub spare_info: Option<u64>,
     /// Roots and descriptor tables, held by the core's references.
     pub mmu: VcpuMmu,
     /// Where the GDT and the LDT are mapped.
@@ -216,18 +218,27 @@ impl Vcpu {
     /// has no room for). It may begin on `home`.
     pub fn new(id: u16, domain: &'static Domain, home: &Cpu) -> Option<Vcpu> {
         let window = domain.area.window(usize::from(id))?;
-        let info = match domain.events.vcpu(VcpuId(id))?.info() {
-            Some((mfn, offset)) => mem::phys_to_virt(mfn.0 * PAGE + offset as u64),
-            None => mem::phys_to_virt(mem::take_frame()?),
+        let place = domain.events.vcpu(VcpuId(id))?.info();
+        let fpu = fpu::Area::new()?;
+        let timers = VcpuTimers::add(&mut home.timers.lock(), domain.id, VcpuId(id)).ok()?;
+        let (info, spare_info) = match place {
+            Some((mfn, offset)) => (mem::phys_to_virt(mfn.0 * PAGE + offset as u64), None),
+            None => match mem::take_frame() {
+                Some(page) => (mem::phys_to_virt(page), Some(page)),
+                None => {
+                    timers.remove(&mut home.timers.lock());
+                    return None;
+                }
+            },
         };
         // SAFETY: `vcpu_info` is mapped for good; its second byte is the event mask, set until the kernel is ready.
         unsafe { info.add(1).write_volatile(1) };
-        let timers = VcpuTimers::add(&mut home.timers.lock(), domain.id, VcpuId(id)).ok()?;
         Some(Vcpu {
             id,
             domain,
             mode: Cell::new(Mode::Kernel),
             info: Cell::new(info),
+            spare_info,
             mmu: VcpuMmu::new(),
             window,
             ldt_entries: Cell::new(0),
@@ -242,7 +253,7 @@ impl Vcpu {
             control: UnsafeCell::new(ControlState::new(&crate::emulate::cr4_policy())),
             saved: Cell::new(Regs::default()),
             xcr0: Cell::new(1),
-            fpu: fpu::Area::new()?,
+            fpu,
             bases: Cell::new(Bases::default()),
             selectors: Cell::new([0; 4]),
             sched: VcpuSched::new(Reasons::DOWN, time::now()),

@@ -11,7 +11,7 @@ use hv_types::VcpuId;
 use crate::dev::time;
 use crate::percpu::{Cpu, MAX_CPUS, NEVER, count_by, cpu_record, online, this_cpu, work};
 use crate::vcpu::Vcpu;
-use crate::{deliver, hub, ipi, switch};
+use crate::{deliver, hub, ipi, life, switch};
 
 /// A vCPU's name in a CPU's queue.
 #[derive(Clone, Copy)]
@@ -128,6 +128,10 @@ pub fn run(regs: &mut Regs) {
         let bits = cpu.work.swap(0, Ordering::AcqRel);
         if bits == 0 {
             return;
+        }
+        if bits & work::PASS != 0 {
+            // Before choosing, which may take as long as this CPU idles.
+            life::pass(cpu);
         }
         if bits & work::NMI != 0 {
             log::warn!("CPU {}: NMI at {:#x}", cpu.id, cpu.strange_nmi.load(Ordering::Relaxed));
@@ -277,6 +281,9 @@ fn idle(cpu: &'static Cpu) -> &'static Vcpu {
 fn wait_for_work(cpu: &Cpu) {
     loop {
         let bits = cpu.work.swap(0, Ordering::AcqRel);
+        if bits & work::PASS != 0 {
+            life::pass(cpu);
+        }
         if bits & work::TIMER != 0 {
             hub::run_timers();
         }

@@ -74,7 +74,7 @@ impl ControlPorts for Fake {
         _: VcpuId,
         hard: Option<CpuSet>,
         soft: Option<CpuSet>,
-    ) -> Result<(CpuSet, CpuSet), Refusal> {
+    ) -> Result<(CpuSet, CpuSet), Stop> {
         self.known(dom)?;
         Ok((hard.unwrap_or(CpuSet::EMPTY), soft.unwrap_or(CpuSet::EMPTY)))
     }

@@ -262,6 +262,11 @@ impl<V: Unit> CpuQueue<V> {
         !self.ready.is_empty()
     }
 
+    /// How many vCPUs live here, whether they may run or not.
+    pub fn members(&self) -> usize {
+        self.ready.slots()
+    }
+
     /// How many vCPUs wait or run here.
     pub fn load(&self) -> usize {
         self.ready.len() + usize::from(self.running.is_some())

@@ -144,6 +144,11 @@ impl<T: Copy> Heap<T> {
         }
     }
 
+    /// How many slots there are, with a key or without.
+    pub fn slots(&self) -> usize {
+        self.places.len().saturating_sub(self.free.len())
+    }
+
     /// How many slots have a key.
     pub fn len(&self) -> usize {
         self.heap.len()

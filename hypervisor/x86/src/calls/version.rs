@@ -44,7 +44,10 @@ pub fn init(version: (u16, u16), command_line: &'static str) {
 #[inline(never)]
 pub fn xen_version(vcpu: &Vcpu, command: u32, argument: u64) -> Outcome {
     let Some(identity) = IDENTITY.get() else { return Err(guest_abi::errno::Errno::ENOSYS.into()) };
-    let caller =
-        Caller { initial: vcpu.domain.privileged, handle: [0; 16], assists: vcpu.domain.all_assists() };
+    let caller = Caller {
+        initial: vcpu.domain.privileged,
+        handle: vcpu.domain.handle,
+        assists: vcpu.domain.all_assists(),
+    };
     version::xen_version(&guest::Caller, identity, &caller, command, GuestVa(argument))
 }
