@@ -64,7 +64,7 @@ fn settle(vcpu: &'static Vcpu) -> Result<(), Stop> {
     }
     vcpu.sched.hold(Reasons::MOVING);
     work::stop(vcpu);
-    if vcpu.cpu().is_some() {
+    if !life::is_off_its_cpu(vcpu) {
         return Err(Stop::Again);
     }
     if let (Some(from), Some(to)) =
@@ -169,7 +169,7 @@ impl ControlPorts for Machine {
         if was_last {
             work::stop(vcpu);
         }
-        if vcpu.cpu().is_some() {
+        if !life::is_off_its_cpu(vcpu) {
             // It stays held until the call comes again.
             return Err(Stop::Again);
         }

@@ -265,9 +265,18 @@ pub fn set_paused(domain: &'static Domain, paused: bool) -> Result<(), Stop> {
     if paused && !are_off_their_cpus(domain) { Err(Stop::Again) } else { Ok(()) }
 }
 
-/// True if no CPU has registers of the domain's vCPUs that it has not saved.
+/// True if no CPU has registers of the domain's vCPUs that it has not saved, or is about to load them.
 fn are_off_their_cpus(domain: &Domain) -> bool {
-    domain.vcpus().iter().all(|vcpu| vcpu.cpu().is_none())
+    domain.vcpus().iter().all(|vcpu| is_off_its_cpu(vcpu))
+}
+
+/// True if no CPU has the vCPU's registers, and none has chosen it. Of a vCPU that is held, it remains so.
+pub fn is_off_its_cpu(vcpu: &'static Vcpu) -> bool {
+    let Some(home) = cpu_record(vcpu.sched.cpu() as usize) else { return vcpu.cpu().is_none() };
+    let queue = home.queue.lock();
+    // It may have moved to another queue before we had the lock: then look again later.
+    let slot = queue.slot_of(&Runner(vcpu));
+    slot.is_some() && queue.running() != slot && vcpu.cpu().is_none()
 }
 
 /// Destroys a domain as far as it goes in the time of a call; pages that others hold at the end.
