@@ -425,7 +425,10 @@ pub fn control_op<P: ControlPorts, G: GuestSpace>(
 ) -> Result<i64, CallError> {
     let envelope = own::Envelope::read(space, at)?;
     let decoded = own::decode(space, &envelope, asker);
-    let target = decoded.ok().and_then(|request| request.action().1);
+    let asked = decoded.ok().map(|request| request.action());
+    // A question that has no answer is no failure: lists end so.
+    let changes = !matches!(asked, Some((Action::AskVersion | Action::AskHost | Action::AskDomain, _)));
+    let target = asked.and_then(|(_, target)| target);
     let result = decoded.map_err(Stop::from).and_then(|request| {
         let reply = perform(ports, space, asker, &request)?;
         Ok(own::answer(space, &envelope, &reply)?)
@@ -435,7 +438,7 @@ pub fn control_op<P: ControlPorts, G: GuestSpace>(
         Err(Stop::Again) => Err(CallError::Retry(Continuation { args: [at.0, 0, 0, 0] })),
         Err(Stop::Refused(refusal)) => {
             // A guest cannot fill the ring.
-            if asker.privileged {
+            if asker.privileged && changes {
                 ports.failures().record(
                     ports.now(),
                     asker.dom,

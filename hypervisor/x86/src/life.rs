@@ -353,6 +353,10 @@ fn release(domain: &'static Domain) -> Result<(), Interrupted> {
     if !domain.events.destroy(&Machine) {
         return Err(Interrupted);
     }
+    let eoi_map = domain.pirqs.lock().take_eoi_map();
+    if let Some(map) = eoi_map {
+        m.unpin_writable(map.frame);
+    }
     m.unshare(domain.shared_info);
     Ok(())
 }
