@@ -19,7 +19,7 @@ use hv_core::control::{
 };
 use hv_core::frame::Kind;
 use hv_core::mmu::CpuSet;
-use hv_core::sched::Reasons;
+use hv_core::sched::{CpuQueue, Reasons};
 use hv_types::{DomId, Mfn, VcpuId};
 
 use crate::dev::time;
@@ -27,7 +27,7 @@ use crate::domain::{self, Domain, MAX_DOMAINS};
 use crate::life::{self, MAX_VCPUS};
 use crate::machine::Machine;
 use crate::paging::{HEAP, mmu};
-use crate::percpu::{MAX_CPUS, cpu_record, online};
+use crate::percpu::{cpu_record, online};
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
 use crate::{console, context, cpu, hub, snapshot, start, work};
@@ -49,10 +49,10 @@ fn all_cpus() -> CpuSet {
     cpus
 }
 
-fn intersection(a: &CpuSet, b: &CpuSet) -> CpuSet {
-    let mut both = CpuSet::EMPTY;
-    (0..MAX_CPUS as u32).filter(|cpu| a.contains(*cpu) && b.contains(*cpu)).for_each(|cpu| both.insert(cpu));
-    both
+/// Where a vCPU may run and likes to, of the CPUs that there are.
+fn affinities(vcpu: &Vcpu) -> (CpuSet, CpuSet) {
+    let all = all_cpus();
+    (vcpu.affinity.lock().intersection(&all), vcpu.soft_affinity.lock().intersection(&all))
 }
 
 /// Moves a vCPU that does not run to a CPU of its affinity, if it is not on one. [`Stop::Again`]: it runs.
@@ -67,19 +67,16 @@ fn settle(vcpu: &'static Vcpu) -> Result<(), Stop> {
     if !life::is_off_its_cpu(vcpu) {
         return Err(Stop::Again);
     }
-    if let (Some(from), Some(to)) =
-        (cpu_record(here as usize), online().find(|cpu| affinity.contains(cpu.id)))
-    {
-        let (mut theirs, mut its);
+    let target = online().find(|cpu| affinity.contains(cpu.id));
+    if let (Some(from), Some(to)) = (cpu_record(here as usize), target) {
+        let give = |from: &mut CpuQueue<Runner>, to: &mut CpuQueue<Runner>| {
+            from.slot_of(&Runner(vcpu)).and_then(|slot| from.give(slot, to, time::now()))
+        };
+        // In the order of their numbers.
         if from.id < to.id {
-            theirs = from.queue.lock();
-            its = to.queue.lock();
+            work::with_queue(from, |theirs| work::with_queue(to, |its| give(theirs, its)));
         } else {
-            its = to.queue.lock();
-            theirs = from.queue.lock();
-        }
-        if let Some(slot) = theirs.slot_of(&Runner(vcpu)) {
-            theirs.give(slot, &mut its, time::now());
+            work::with_queue(to, |its| work::with_queue(from, |theirs| give(theirs, its)));
         }
     }
     if vcpu.sched.release(Reasons::MOVING) {
@@ -202,46 +199,41 @@ impl ControlPorts for Machine {
         soft: Option<CpuSet>,
     ) -> Result<(CpuSet, CpuSet), Stop> {
         let vcpu = find_vcpu(dom, vcpu)?;
-        if soft.is_some() {
-            let why = "this scheduler knows no CPUs that a vCPU prefers, only those that it may use";
-            return Err(Refusal::new(Errno::EOPNOTSUPP, why).into());
+        let some = |cpus: &CpuSet| {
+            let there = cpus.intersection(&all_cpus());
+            let none = Refusal::new(Errno::EINVAL, "none of the CPUs runs");
+            if there.is_empty() { Err(none) } else { Ok(there) }
+        };
+        let (hard, soft) = (hard.as_ref().map(some).transpose()?, soft.as_ref().map(some).transpose()?);
+        if let Some(soft) = soft {
+            *vcpu.soft_affinity.lock() = soft;
         }
         if let Some(hard) = hard {
-            let hard = intersection(&hard, &all_cpus());
-            if hard.is_empty() {
-                return Err(Refusal::new(Errno::EINVAL, "none of the CPUs runs").into());
-            }
             *vcpu.affinity.lock() = hard;
             settle(vcpu)?;
         }
-        Ok((intersection(&vcpu.affinity.lock(), &all_cpus()), all_cpus()))
+        Ok(affinities(vcpu))
     }
 
     fn affinity(&self, dom: DomId, vcpu: VcpuId) -> Result<(CpuSet, CpuSet), Refusal> {
-        let vcpu = find_vcpu(dom, vcpu)?;
-        Ok((intersection(&vcpu.affinity.lock(), &all_cpus()), all_cpus()))
+        Ok(affinities(find_vcpu(dom, vcpu)?))
     }
 
     fn set_share(&self, dom: DomId, weight: Option<u16>, cap: Option<u32>) -> Result<(), Refusal> {
         let domain = find(dom)?;
-        if cap.is_some_and(|cap| cap != 0) {
-            return Err(Refusal::new(Errno::EOPNOTSUPP, "this scheduler limits no domain's use of a CPU"));
+        if let Some(weight) = weight {
+            domain.weight.store(weight.into(), Ordering::Relaxed);
         }
-        let Some(weight) = weight else { return Ok(()) };
-        domain.weight.store(weight.into(), Ordering::Relaxed);
-        for vcpu in domain.vcpus() {
-            if let Some(home) = cpu_record(vcpu.sched.cpu() as usize) {
-                let mut queue = home.queue.lock();
-                if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
-                    queue.set_weight(slot, weight);
-                }
-            }
+        if let Some(cap) = cap {
+            domain.cap.store(cap, Ordering::Relaxed);
         }
+        life::apply_share(domain, domain.vcpus());
         Ok(())
     }
 
     fn share(&self, dom: DomId) -> Result<(u32, u32), Refusal> {
-        Ok((find(dom)?.weight.load(Ordering::Relaxed), 0))
+        let domain = find(dom)?;
+        Ok((domain.weight.load(Ordering::Relaxed), domain.cap.load(Ordering::Relaxed)))
     }
 
     fn domain_facts(&self, dom: DomId, or_next: bool) -> Option<DomainFacts> {

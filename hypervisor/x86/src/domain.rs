@@ -93,6 +93,8 @@ pub struct Domain {
     pub created: u64,
     /// Its share of the CPUs.
     pub weight: AtomicU32,
+    /// Per cent of a CPU that its vCPUs may use together; 0: no limit.
+    pub cap: AtomicU32,
     /// Held by whoever changes its life; how far its destruction came.
     pub control: Mutex<Teardown>,
     vcpus: Once<&'static [&'static Vcpu]>,
@@ -131,6 +133,7 @@ impl Domain {
             handle,
             created: time::now(),
             weight: AtomicU32::new(DEFAULT_WEIGHT.into()),
+            cap: AtomicU32::new(0),
             control: Mutex::new(Teardown::default()),
             vcpus: Once::new(),
             pci_address: AtomicU32::new(0),

@@ -193,8 +193,28 @@ pub fn make_vcpus(domain: &'static Domain, count: u32) -> Result<(), Refusal> {
             }
         }
     }
+    apply_share(domain, &vcpus);
     domain.set_vcpus(Vec::leak(vcpus));
     Ok(())
+}
+
+/// Gives a domain's vCPUs its weight, and each its part of the cap.
+pub fn apply_share(domain: &Domain, vcpus: &[&'static Vcpu]) {
+    let weight = domain.weight.load(Ordering::Relaxed) as u16;
+    // A cap that leaves each a whole CPU is none, which is what a hundred per cent says.
+    let percent = match domain.cap.load(Ordering::Relaxed) {
+        0 => 100,
+        cap => (cap / vcpus.len().max(1) as u32).max(1),
+    };
+    for vcpu in vcpus {
+        let Some(home) = cpu_record(vcpu.sched.cpu() as usize) else { continue };
+        crate::work::with_queue(home, |queue| {
+            if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
+                queue.set_weight(slot, weight);
+                queue.set_cap(slot, percent, time::now());
+            }
+        });
+    }
 }
 
 const BUSY: &str = "another CPU is changing the domain at this moment";
@@ -219,10 +239,11 @@ fn make_vcpu(domain: &'static Domain, id: u16) -> Option<&'static Vcpu> {
 /// Takes a vCPU that no CPU runs out of queues and records.
 fn leave_queues(vcpu: &'static Vcpu) {
     if let Some(home) = cpu_record(vcpu.sched.cpu() as usize) {
-        let mut queue = home.queue.lock();
-        if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
-            queue.remove(slot);
-        }
+        crate::work::with_queue(home, |queue| {
+            if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
+                queue.remove(slot);
+            }
+        });
     }
     {
         let timers = vcpu.timers.lock();
