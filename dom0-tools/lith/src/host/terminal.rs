@@ -60,8 +60,10 @@ fn copy(console: &mut lith_console::protocol::Attached, terminal: bool) -> io::R
     let mut bytes = [0; 4096];
     loop {
         let (keys, output) = {
-            let mut waits = [Wait::new(from.as_fd(), true, false), Wait::new(stdin.as_fd(), open, false)];
-            let found = wait(&mut waits, (!open).then_some(AFTERWARDS))?;
+            let mut waits = [Wait::new(from.as_fd(), true, false), Wait::new(stdin.as_fd(), true, false)];
+            // The end of a pipe is always to be read, so it is not waited for again.
+            let waits = if open { &mut waits[..] } else { &mut waits[..1] };
+            let found = wait(waits, (!open).then_some(AFTERWARDS))?;
             if found == 0 && !open {
                 return Ok(());
             }
