@@ -8,6 +8,7 @@
 
 mod counters;
 mod rows;
+mod smp;
 mod sys;
 
 use std::process::ExitCode;
@@ -42,6 +43,12 @@ fn main() -> ExitCode {
                 println!("BENCH-FAILED {} {error}", row.name);
                 failed = true;
             }
+        }
+    }
+    for row in smp::ROWS.iter().filter(|row| wanted.iter().any(|name| name == row.name)) {
+        if let Err(error) = (row.run)(row.name) {
+            println!("BENCH-FAILED {} {error}", row.name);
+            failed = true;
         }
     }
     println!("BENCH-END");

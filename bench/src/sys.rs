@@ -90,6 +90,32 @@ impl Drop for Pages {
     }
 }
 
+/// Binds the calling thread to one CPU.
+pub fn run_on(cpu: usize) -> Result<()> {
+    // SAFETY: an all-zero set is empty, and CPU_SET stays within it.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        set
+    };
+    // SAFETY: `set` is valid for its size; 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) }).map(drop)
+}
+
+/// Lets sleeps end when they are due, and not a little later together with others.
+pub fn no_timer_slack() {
+    // SAFETY: changes only this thread's timers.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
+}
+
+/// Sleeps until `CLOCK_MONOTONIC` shows so many nanoseconds.
+pub fn sleep_until(at: u64) {
+    const SECOND: u64 = 1_000_000_000;
+    let time = libc::timespec { tv_sec: (at / SECOND) as i64, tv_nsec: (at % SECOND) as i64 };
+    // SAFETY: `time` is a valid timespec, and no remainder is asked for.
+    unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &time, ptr::null_mut()) };
+}
+
 /// Turns huge pages off for the whole process.
 pub fn no_huge_pages() {
     // SAFETY: changes only how later mappings are backed.
@@ -112,6 +138,14 @@ pub fn fork(child: impl FnOnce()) -> Result<Child> {
 pub struct Child(libc::pid_t);
 
 impl Child {
+    /// Ends it.
+    pub fn kill(self) -> Result<()> {
+        // SAFETY: a child of this process that was not waited for.
+        check(unsafe { libc::kill(self.0, libc::SIGKILL) })?;
+        // SAFETY: no status is asked for.
+        check(unsafe { libc::waitpid(self.0, ptr::null_mut(), 0) }).map(drop)
+    }
+
     /// Waits for its end, which must be a successful one.
     pub fn wait(self) -> Result<()> {
         let mut status = 0;

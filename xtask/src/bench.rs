@@ -114,7 +114,7 @@ fn kernel(text: &str) -> Result<Kernel> {
 }
 
 /// The program as an initramfs, with the kernel's module for hypercalls of programs, for the hypervisor's counters.
-fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
+pub fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
     let flags = "-C target-feature=+crt-static -C relocation-model=static -C strip=symbols";
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(paths::repo()).env("RUSTFLAGS", flags);
@@ -132,7 +132,7 @@ fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
 }
 
 /// One boot: the rows as the program printed them.
-fn measure(spec: &Spec, verbose: bool) -> Result<Vec<Row>> {
+pub fn measure(spec: &Spec, verbose: bool) -> Result<Vec<Row>> {
     let machine = Machine::prepare(spec)?;
     eprintln!("{} -serial stdio", machine.shown());
     let mut console = Console::start(machine.command(false))?;

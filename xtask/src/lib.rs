@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_guest;
+pub mod bench_smp;
 mod bench_table;
 pub mod build;
 pub mod console;

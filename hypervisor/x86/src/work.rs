@@ -75,9 +75,10 @@ pub fn wake(vcpu: &'static Vcpu) {
         let woken = with_queue(home, |queue| {
             let slot = queue.slot_of(&Runner(vcpu))?;
             queue.follow(FURTHEST.load(Ordering::Relaxed));
-            Some((queue.wake(slot, time::now()), queue.running().is_some()))
+            let now = time::now();
+            Some((queue.wake(slot, now), queue.running().is_some(), queue.soon(slot, now)))
         });
-        let Some((comes_first, busy)) = woken else {
+        let Some((comes_first, busy, soon)) = woken else {
             if vcpu.sched.cpu() == home.id {
                 return;
             }
@@ -87,9 +88,19 @@ pub fn wake(vcpu: &'static Vcpu) {
             Some(idle) if busy && idle.id != home.id => ipi::raise(idle, work::SCHEDULE),
             _ if comes_first => ipi::raise(home, work::SCHEDULE),
             // The one that runs must have an end.
-            _ if home.slice.load(Ordering::Acquire) == NEVER => ipi::raise(home, work::TIMER),
-            _ => {}
+            _ => end_slice_by(home, soon),
         };
+    }
+}
+
+/// Lets the slice of a CPU that others wait for end at `soon` at the latest, or at all.
+fn end_slice_by(cpu: &Cpu, soon: Option<u64>) {
+    let before = match soon {
+        Some(soon) => cpu.slice.fetch_min(soon, Ordering::AcqRel),
+        None => cpu.slice.load(Ordering::Acquire),
+    };
+    if before == NEVER || soon.is_some_and(|soon| soon < before) {
+        ipi::raise(cpu, work::TIMER);
     }
 }
 

@@ -34,6 +34,8 @@ const PREEMPT_LEAD: u64 = MILLISECOND / 2;
 const MOST_APART: u64 = 100 * MILLISECOND;
 /// How many waiting vCPUs a thief looks at.
 const LOOKED_AT: usize = 16;
+/// One that wakes and is about even with the running vCPU waits so long.
+const SOON: u64 = MILLISECOND;
 /// Virtual times above this are lowered together.
 const REBASE: u64 = 1 << 60;
 
@@ -174,6 +176,14 @@ impl<V: Unit> CpuQueue<V> {
         let fits = |slot: &Slot| self.ready.owner(*slot).is_some_and(|unit| unit.may_go_to(cpu));
         let likes = |slot: &Slot| self.ready.owner(*slot).is_some_and(|unit| unit.prefers(cpu));
         self.ready.front(LOOKED_AT).filter(fits).min_by_key(|slot| (!likes(slot), self.ready.key(*slot)))
+    }
+
+    /// How long the running vCPU may go on when another has woken that does not come first yet: until it would, if that is
+    /// soon. Nothing: to the end of its slice.
+    pub fn soon(&self, woken: Slot, now: u64) -> Option<u64> {
+        let (running, since) = self.running?;
+        let behind = self.ready.key(woken)?.saturating_sub(self.time_at(running, since, now));
+        (behind < SOON).then(|| now.saturating_add(SOON))
     }
 
     /// Virtual time of the first vCPU that waits.

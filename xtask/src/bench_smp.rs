@@ -1,0 +1,126 @@
+//! `bench-smp`: what several CPUs add, on Debian's Xen and on Xenolith, in one go.
+//!
+//! `-icount` serves one CPU only, so these are wall times of a machine that others use as well: each boot is repeated, Xen and
+//! Xenolith by turns, and the median of each row counts. Only the ratio means something.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::bench::{initramfs, measure};
+use crate::machine::{Hypervisor, Spec};
+
+const HELP: &str = "\
+usage: cargo xtask bench-smp [OPTION]...
+
+Boots bench/'s program on machines with several CPUs, on Debian's Xen 4.17 and on Xenolith by turns, and prints the
+median of each row in nanoseconds and the ratio.
+
+  --rounds N      how often each machine is booted (3)
+  --check         fail if a ratio is above its bar
+  --verbose       print each serial line
+";
+
+/// A machine, and what is measured on it.
+struct Setting {
+    title: &'static str,
+    cpus: u32,
+    vcpus: u32,
+    icount: bool,
+    rows: &'static str,
+}
+
+const SETTINGS: [Setting; 4] = [
+    Setting { title: "2 vCPUs on 1 CPU, instructions", cpus: 1, vcpus: 2, icount: true, rows: "ping-pong" },
+    Setting {
+        title: "2 vCPUs on 2 CPUs",
+        cpus: 2,
+        vcpus: 2,
+        icount: false,
+        rows: "ping-pong remote-flush wake-idle",
+    },
+    Setting { title: "4 vCPUs on 2 CPUs", cpus: 2, vcpus: 4, icount: false, rows: "wake-loaded" },
+    Setting { title: "4 vCPUs on 4 CPUs", cpus: 4, vcpus: 4, icount: false, rows: "faults" },
+];
+
+/// Ratio of Xenolith to Xen that a row may have.
+fn bar(row: &str) -> f64 {
+    if row.starts_with("wake-loaded") { 0.5 } else { 1.0 }
+}
+
+/// The verb.
+pub fn run(args: &[String]) -> Result<ExitCode> {
+    let (mut rounds, mut check, mut verbose) = (3, false, false);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--rounds" => rounds = args.next().context("--rounds needs a number")?.parse()?,
+            "--check" => check = true,
+            "--verbose" => verbose = true,
+            "--help" | "-h" => {
+                print!("{HELP}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            _ => bail!("unknown option {arg}\n{HELP}"),
+        }
+    }
+    let initrd = initramfs(&Spec::default().kernel)?;
+    let mut above = Vec::new();
+    for setting in SETTINGS {
+        let mut figures: [BTreeMap<String, Vec<f64>>; 2] = Default::default();
+        for round in 0..if setting.icount { 1 } else { rounds } {
+            eprintln!("{}: round {}", setting.title, round + 1);
+            for (hypervisor, figures) in [Hypervisor::Xenolith, Hypervisor::Xen].into_iter().zip(&mut figures)
+            {
+                let rows = measure(&spec(&setting, hypervisor, &initrd), verbose)?;
+                for row in rows.into_iter().filter(|row| row.name != "power-on-to-init") {
+                    figures.entry(row.name).or_default().push(row.time);
+                }
+            }
+        }
+        println!("{:28}{:>12}{:>12}{:>8}{:>6}", setting.title, "xen", "xenolith", "ratio", "bar");
+        let [xen, xenolith] = figures;
+        for (row, times) in xen {
+            let (xen, own) = (median(times), median(xenolith.get(&row).cloned().unwrap_or_default()));
+            let (ratio, bar) = (own / xen, bar(&row));
+            println!("  {row:26}{xen:12.0}{own:12.0}{ratio:8.2}{bar:6.2}");
+            if ratio > bar || ratio.is_nan() {
+                above.push(row);
+            }
+        }
+    }
+    if !above.is_empty() {
+        println!("above their bars: {}", above.join(", "));
+    }
+    Ok(ExitCode::from(u8::from(check && !above.is_empty())))
+}
+
+fn spec(setting: &Setting, hypervisor: Hypervisor, initrd: &[u8]) -> Spec {
+    Spec {
+        hypervisor,
+        cpus: setting.cpus,
+        icount: setting.icount,
+        cpu: Some("qemu64".to_owned()),
+        append: format!("dom0_max_vcpus={}", setting.vcpus),
+        dom0_append: format!("quiet nokaslr norandmaps -- {}", setting.rows),
+        initrd: Some(initrd.to_vec()),
+        ..Spec::default()
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_one_counts() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert!(median(Vec::new()).is_nan());
+    }
+}
