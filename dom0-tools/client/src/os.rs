@@ -26,7 +26,7 @@ pub struct Wait<'f> {
 }
 
 impl<'f> Wait<'f> {
-    /// Until it can be read, or also written.
+    /// Until it can be read, or also written; never, if neither.
     pub fn new(fd: BorrowedFd<'f>, read: bool, write: bool) -> Wait<'f> {
         let events = if read { libc::POLLIN } else { 0 } | if write { libc::POLLOUT } else { 0 };
         Wait { fd, events, found: 0 }
@@ -55,7 +55,11 @@ impl<'f> Wait<'f> {
 pub fn wait(waits: &mut [Wait<'_>], limit: Option<Duration>) -> io::Result<usize> {
     let mut raw: Vec<_> = waits
         .iter()
-        .map(|wait| libc::pollfd { fd: wait.fd.as_raw_fd(), events: wait.events, revents: 0 })
+        .map(|wait| {
+            // One that nothing is wanted of is left out: its end would be found again and again.
+            let fd = if wait.events == 0 { -1 } else { wait.fd.as_raw_fd() };
+            libc::pollfd { fd, events: wait.events, revents: 0 }
+        })
         .collect();
     // Rounded up, so that a wait for less than a millisecond is not a spin.
     let limit = limit.map_or(-1, |limit| i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
@@ -226,6 +230,7 @@ mod tests {
         drop(a);
         assert_eq!(wait(&mut waits, None).unwrap(), 1);
         assert!(waits[0].gone());
+        assert_eq!(wait(&mut [Wait::new(b.as_fd(), false, false)], Some(Duration::ZERO)).unwrap(), 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use lith_client::store::{Result, Store};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A domain with a console.
@@ -33,6 +34,8 @@ pub trait Directory {
 #[derive(Debug, Default)]
 pub struct ByStore {
     store: Option<Store>,
+    /// Its socket, if not the usual one.
+    socket: Option<PathBuf>,
 }
 
 impl ByStore {
@@ -41,9 +44,17 @@ impl ByStore {
         ByStore::default()
     }
 
+    /// Not connected yet, to a store that listens at `socket`.
+    pub fn at(socket: PathBuf) -> ByStore {
+        ByStore { socket: Some(socket), ..ByStore::default() }
+    }
+
     fn connect(&mut self) -> Option<&mut Store> {
         if self.store.is_none() {
-            let mut store = Store::open().ok()?;
+            let mut store = match &self.socket {
+                Some(socket) => Store::connect(socket).ok()?,
+                None => Store::open().ok()?,
+            };
             for path in ["@introduceDomain", "@releaseDomain"] {
                 store.watch(path, path).ok()?;
             }
@@ -61,9 +72,10 @@ impl Directory for ByStore {
             match store.next_event(Some(Duration::ZERO)) {
                 Ok(Some(_)) => changed = true,
                 Ok(None) => return changed,
+                // Whatever happens meanwhile is found when it is there again.
                 Err(_) => {
                     self.store = None;
-                    return false;
+                    return true;
                 }
             }
         }
@@ -109,4 +121,52 @@ fn entry(store: &mut Store, domid: u16) -> Result<Option<Entry>> {
     };
     let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("domain-{domid}"));
     Ok(Some(Entry { domid, name, frame, port }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lith_client::wire::{self, Kind};
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    /// A store that takes two watches, then dies.
+    fn die_young(listener: &UnixListener) {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut input = Vec::new();
+        for _ in 0..2 {
+            let message = loop {
+                if let Some((message, len)) = wire::decode(&input).unwrap() {
+                    input.drain(..len);
+                    break message;
+                }
+                let mut bytes = [0; 256];
+                let len = socket.read(&mut bytes).unwrap();
+                input.extend_from_slice(&bytes[..len]);
+            };
+            let mut answer = Vec::new();
+            wire::encode(&mut answer, Kind::Watch as u32, message.request, 0, &[b"OK\0"]);
+            socket.write_all(&answer).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_store_that_went_away_is_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut domains = ByStore::at(path.clone());
+        for _ in 0..2 {
+            std::thread::scope(|scope| {
+                let store = scope.spawn(|| die_young(&listener));
+                assert!(domains.changed(), "it is there");
+                store.join().unwrap();
+            });
+            assert!(domains.fd().is_some());
+            assert!(domains.changed(), "it has gone: what is there has to be asked again");
+            assert!(domains.fd().is_none());
+        }
+        drop(listener);
+        assert_eq!(domains.list(), None, "nobody there");
+    }
 }

@@ -6,7 +6,7 @@ use guest_abi::Errno;
 use std::fmt::Write;
 
 /// What `help` says.
-const HELP: &str = "check|help|live-update -s|memreport|print|quota [set NAME VALUE]";
+const HELP: &str = "check|help|live-update -s|memreport|print [watches]|quota [set NAME VALUE]";
 
 impl Machine {
     pub(crate) fn control(&mut self, payload: &[u8], outside: &mut dyn Outside) -> Result<Vec<u8>, Errno> {
@@ -16,6 +16,7 @@ impl Machine {
             ["check"] if self.is_consistent() => "OK".to_owned(),
             ["check"] => return Err(Errno::EIO),
             ["help"] => HELP.to_owned(),
+            ["print", "watches"] => self.watch_list(),
             ["print", ..] | ["memreport", ..] => self.report(),
             ["quota"] => self.quota_list(),
             ["quota", "set", name, value] => self.set_quota(name, value)?,
@@ -40,6 +41,23 @@ impl Machine {
             "nodes {nodes}\nbytes {size}\nwatches {watches}\ntransactions {transactions}\nconnections {}\nwaiting {waiting}\n",
             self.connections.len()
         )
+    }
+
+    /// Who watches what; as much of it as a message holds.
+    fn watch_list(&self) -> String {
+        let watches =
+            self.watches.at.iter().flat_map(|(path, there)| there.iter().map(move |watch| (path, watch)));
+        let mut text = String::new();
+        for (path, watch) in watches {
+            let domid =
+                self.connections.get(&watch.connection).map_or(0, |connection| connection.peer.domid());
+            let line = format!("{domid} {} {path}\n", watch.connection.0);
+            if text.len() + line.len() >= lith_client::wire::PAYLOAD_MAX {
+                break;
+            }
+            text += &line;
+        }
+        text
     }
 
     fn quota_list(&self) -> String {
