@@ -329,6 +329,7 @@ fn build(
     let vcpu = make_vcpus(domain, vcpus, options.dom0_vcpus_pin).ok_or(no_memory("vCPUs"))?;
     vcpu.initialised.store(true, Ordering::Release);
     take_root(vcpu, image.root())?;
+    time::settle();
     host::write_wall_clock_of(domain);
     let regs = Regs {
         rip: image.plan.entry,

@@ -151,7 +151,11 @@ pub struct Clock {
     rate: Rate,
 }
 
+/// The clock as the short window has it, and the one that guests are given.
 static CLOCK: Once<Clock> = Once::new();
+static FINAL: Once<Clock> = Once::new();
+/// TSC and platform timer at the end of the short window.
+static BASELINE: Once<(u64, u64)> = Once::new();
 static TIMER: Once<PlatformTimer> = Once::new();
 /// Wall-clock time at system time 0, in ns since 1970.
 static WALL: AtomicU64 = AtomicU64::new(0);
@@ -193,8 +197,46 @@ pub fn init(platform: &Platform) -> Result<&'static Clock, NoClock> {
 /// The clock, once started.
 #[inline]
 pub fn clock() -> Option<&'static Clock> {
-    CLOCK.get()
+    FINAL.get().or_else(|| CLOCK.get())
 }
+
+/// Shortest time over which a second measurement says more than the first.
+const LONG_WINDOW: u64 = 100_000_000;
+
+/// Measures the TSC again, over all the time since [`init`], before the first guest runs: what one reading is late by counts
+/// for less the longer the window. System time goes on where it is. From here on the clock does not change.
+pub fn settle() {
+    let Some(first) = CLOCK.get() else { return };
+    let better = TIMER.get().and_then(|timer| measured_since_init(timer, first)).unwrap_or(*first);
+    if better.tsc_hz != first.tsc_hz {
+        let change = better.tsc_hz as i64 - first.tsc_hz as i64;
+        log::info!("TSC measured again: {change:+} Hz of {}", first.tsc_hz);
+    }
+    FINAL.call_once(|| better);
+}
+
+fn measured_since_init(timer: &PlatformTimer, first: &Clock) -> Option<Clock> {
+    let (tsc, reference) = *BASELINE.get()?;
+    let elapsed = first.now().checked_sub(first.at(tsc))?;
+    // A counter that may have wrapped says nothing.
+    let wraps_after = (u128::from(timer.mask) * u128::from(SECOND) / u128::from(timer.hz)) as u64;
+    if elapsed < LONG_WINDOW || elapsed > wraps_after / 2 {
+        return None;
+    }
+    let now = read(timer, timer.hz * READING_TIME / SECOND);
+    let ticks = now.reference.wrapping_sub(reference) & timer.mask;
+    let tsc_hz = clock::frequency(now.tsc.checked_sub(tsc)?, ticks, timer.hz)?;
+    // Further off than the first could be: the reference was disturbed.
+    if tsc_hz.abs_diff(first.tsc_hz) > first.tsc_hz / 1000 {
+        return None;
+    }
+    let (scale, rate) = (Scale::from_hz(tsc_hz)?, Rate::from_hz(tsc_hz));
+    let start = now.tsc.wrapping_sub(rate.ticks(first.at(now.tsc)));
+    Some(Clock { tsc_hz, scale, start, rate })
+}
+
+/// How long the reading at the end of a long window may take, in ns.
+const READING_TIME: u64 = 500_000;
 
 /// The platform timer, once opened.
 pub fn platform_timer() -> Option<&'static PlatformTimer> {
@@ -204,7 +246,7 @@ pub fn platform_timer() -> Option<&'static PlatformTimer> {
 /// System time in ns; 0 before [`init`].
 #[inline]
 pub fn now() -> u64 {
-    CLOCK.get().map_or(0, Clock::now)
+    clock().map_or(0, Clock::now)
 }
 
 /// Wall-clock time at system time 0, in ns since 1970 (0 if the CMOS clock showed no date).
@@ -250,7 +292,7 @@ impl Clock {
 
 /// Waits so many ns by the TSC, or about that long before its frequency is known.
 pub fn wait(nanoseconds: u64) {
-    match CLOCK.get() {
+    match clock() {
         Some(clock) => {
             let end = clock.now().saturating_add(nanoseconds);
             while clock.now() < end {
@@ -334,6 +376,7 @@ fn measure(timer: &PlatformTimer, window: u64) -> Option<(u64, u64)> {
         log::error!("the {} stands still", timer.name());
         return None;
     }
+    BASELINE.call_once(|| (last.tsc, last.reference));
     let ticks = last.reference.wrapping_sub(first.reference) & timer.mask;
     let hz = |count: u64| clock::frequency(count, ticks, timer.hz);
     Some((hz(last.tsc - first.tsc)?, hz(u64::from(last.apic - first.apic))?))
