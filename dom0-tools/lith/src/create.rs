@@ -289,13 +289,10 @@ fn random_uuid(host: &dyn Host) -> Result<[u8; 16]> {
     Ok(uuid)
 }
 
-/// Lets a new domain run, and waits for its devices if `connected`.
-pub fn start(host: &dyn Host, domid: u32, connected: bool) -> Result<()> {
-    host.unpause(domid)?;
-    if connected {
-        for device in crate::device::all(host, domid)? {
-            device.wait_connected(host, CONNECT_LIMIT)?;
-        }
+/// Waits until the devices of a domain that runs are connected.
+pub fn wait_devices(host: &dyn Host, domid: u32) -> Result<()> {
+    for device in crate::device::all(host, domid)? {
+        device.wait_connected(host, CONNECT_LIMIT)?;
     }
     Ok(())
 }

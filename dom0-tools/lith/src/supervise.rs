@@ -128,7 +128,12 @@ fn wait_end(host: &dyn Host, domid: u32) -> Result<Option<Domain>> {
         match domain::by_id(host, domid)? {
             None => return Ok(None),
             Some(domain) if domain.info.state & DOMAIN_SHUTDOWN != 0 => return Ok(Some(domain)),
-            Some(_) => host.wait(&["@releaseDomain".to_owned()], POLL)?,
+            // The store may be starting again; the domain is looked after all the same.
+            Some(_) => {
+                if host.wait(&["@releaseDomain".to_owned()], POLL).is_err() {
+                    host.sleep(POLL);
+                }
+            }
         }
     }
 }

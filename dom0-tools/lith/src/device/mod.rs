@@ -13,7 +13,7 @@ use crate::host::Host;
 use std::time::Duration;
 
 /// How long a frontend may take to connect.
-pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a guest may take to let go of a device.
 pub const DETACH_LIMIT: Duration = Duration::from_secs(10);
 

@@ -3,7 +3,7 @@
 use super::{Context, Streams, read_config};
 use crate::cli::ConfigArgs;
 use crate::config::to_json;
-use crate::create::{Created, Progress, create, preflight, start};
+use crate::create::{Created, Progress, create, preflight, wait_devices};
 use crate::domain;
 use crate::error::{Error, Kind, Result};
 use crate::host::Host;
@@ -30,7 +30,7 @@ impl Context<'_, '_> {
         let created = self.make(&recipe)?;
         let domid = created.domid;
         let name = recipe.config()?.name;
-        let ran = self.run_created(domid, paused, wait);
+        let ran = self.run_created(domid, paused);
         if ran.is_err() && !paused {
             // A domain whose supervisor or first step failed is not left half alive.
             domain::teardown(self.host, domid)?;
@@ -38,15 +38,21 @@ impl Context<'_, '_> {
         }
         ran?;
         self.report(&created, &name)?;
+        if wait && !paused {
+            wait_devices(self.host, domid)?;
+        }
         if console {
             self.host.console(domid, &name)?;
         }
         Ok(())
     }
 
-    fn run_created(&mut self, domid: u32, paused: bool, wait: bool) -> Result<()> {
+    fn run_created(&mut self, domid: u32, paused: bool) -> Result<()> {
         self.host.start_supervisor(domid)?;
-        if paused { Ok(()) } else { start(self.host, domid, wait) }
+        if !paused {
+            self.host.unpause(domid)?;
+        }
+        Ok(())
     }
 
     fn make(&mut self, recipe: &Recipe) -> Result<Created> {
