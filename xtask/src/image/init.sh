@@ -86,6 +86,7 @@ fi
 
 echo
 echo "This is dom0's root shell. The machine goes off when it ends."
+cd /root
 setsid cttyhack sh -l
 sync
 poweroff -f
