@@ -65,6 +65,10 @@ pub struct Options<'a> {
     pub vga: Option<&'a str>,
     /// `selftest=fault`: the hypervisor faults on purpose, to show what that looks like.
     pub fault: bool,
+    /// `selftest=hang`: the second CPU hangs on purpose, for the watchdog to find.
+    pub hang: bool,
+    /// `watchdog`: CPUs look after each other.
+    pub watchdog: bool,
     /// Names nobody knows.
     pub unknown: ArrayVec<&'a str, MAX_UNKNOWN>,
     /// Values that could not be understood, with their names.
@@ -85,6 +89,8 @@ impl Default for Options<'_> {
             max_cpus: None,
             vga: None,
             fault: false,
+            hang: false,
+            watchdog: false,
             unknown: ArrayVec::new(),
             bad: ArrayVec::new(),
         }
@@ -104,7 +110,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "iommu",
     "smt",
     "cpufreq",
-    "watchdog",
     "dom0",
     "sync_console",
     "console_to_ring",
@@ -147,7 +152,10 @@ impl<'a> Options<'a> {
             "maxcpus" => self.max_cpus = Some(value.parse().ok()?),
             "nosmp" => self.max_cpus = Some(1),
             "vga" => self.vga = Some(value),
-            "selftest" => self.fault = (value == "fault").then_some(true)?,
+            "watchdog" => self.watchdog = flag(value)?,
+            "selftest" if value == "fault" => self.fault = true,
+            "selftest" if value == "hang" => self.hang = true,
+            "selftest" => return None,
             _ if WITHOUT_EFFECT.contains(&name) => {}
             _ => {
                 let _ = self.unknown.try_push(name);

@@ -24,7 +24,7 @@ use crate::mem::{PAGE, phys_to_virt};
 use crate::paging::mmu;
 use crate::percpu::{Cpu, NEVER, cpu_record, this_cpu, work};
 use crate::vcpu::{Vcpu, current};
-use crate::{ipi, power, work as cpu_work};
+use crate::{ipi, power, watchdog, work as cpu_work};
 
 fn vcpu(dom: DomId, id: VcpuId) -> Option<&'static Vcpu> {
     domain::find(dom)?.vcpus().get(usize::from(id.0)).copied()
@@ -128,7 +128,9 @@ pub fn device_interrupt(vector: u8) {
 pub fn arm_timer() {
     let Some(clock) = time::clock() else { return };
     let cpu = this_cpu();
-    let deadline = cpu.timers.lock().deadline().unwrap_or(NEVER).min(cpu.slice.load(Ordering::Acquire));
+    let deadline = (cpu.timers.lock().deadline().unwrap_or(NEVER))
+        .min(cpu.slice.load(Ordering::Acquire))
+        .min(cpu.next_look.load(Ordering::Relaxed));
     match deadline {
         NEVER => crate::dev::apic::disarm_timer(),
         deadline => clock.arm(deadline),
@@ -153,6 +155,7 @@ pub fn run_timers() {
         expired(fired, deadline, now);
     }
     look_at_slice(this_cpu(), now);
+    watchdog::look(this_cpu(), now);
     arm_timer();
 }
 

@@ -40,7 +40,7 @@ pub fn console_input(some: bool) {
 
 /// NMI: another CPU's request, or a watchdog or a hardware error; reported, and ignored where nothing is known to be wrong.
 pub fn nmi(regs: &mut Regs) {
-    if ipi::serve() {
+    if ipi::serve(regs) {
         return;
     }
     // Whoever was interrupted may hold the log's lock.

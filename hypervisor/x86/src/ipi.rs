@@ -8,12 +8,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use hv_core::mmu::CpuSet;
 use hv_core::mmu::clock::may_be_stale;
+use hv_pv::regs::Regs;
 use hv_types::GuestVa;
 
 use crate::dev::{apic, vector};
 use crate::paging;
 use crate::percpu::{Cpu, online, this_cpu};
-use crate::{cpu, panic};
+use crate::{cpu, panic, watchdog};
 
 /// Bits of [`Requests::bits`].
 mod bit {
@@ -23,6 +24,8 @@ mod bit {
     pub const CACHES: u32 = 2;
     /// Stop for good.
     pub const STOP: u32 = 4;
+    /// Say where it is stuck.
+    pub const WHERE: u32 = 8;
 }
 
 /// States of [`Requests::tlb`].
@@ -180,6 +183,12 @@ pub fn stop_others() {
     }
 }
 
+/// Makes a CPU that is stuck say where, which is its end and everybody's.
+pub fn ask_where(to: &Cpu) {
+    to.requests.ask(bit::WHERE);
+    send(to);
+}
+
 /// Waits for CPUs to answer. They do so within the time of an interrupt, whatever they are doing.
 fn wait_while(cpus: impl Iterator<Item = &'static Cpu>, unanswered: impl Fn(&Cpu) -> bool) {
     for to in cpus {
@@ -198,7 +207,7 @@ pub fn raise(to: &Cpu, bits: u32) {
 }
 
 /// An NMI: serves what others asked for. False if nobody asked, so that it came from elsewhere.
-pub fn serve() -> bool {
+pub fn serve(regs: &Regs) -> bool {
     let own = this_cpu();
     let requests = &own.requests;
     let sent = requests.sent.swap(0, Ordering::AcqRel);
@@ -215,6 +224,9 @@ pub fn serve() -> bool {
     if bits & bit::CACHES != 0 {
         cpu::wbinvd();
         requests.caches.fetch_add(1, Ordering::AcqRel);
+    }
+    if bits & bit::WHERE != 0 {
+        watchdog::report(regs);
     }
     if bits & bit::STOP != 0 {
         panic::stopped();

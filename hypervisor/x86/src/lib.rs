@@ -48,4 +48,5 @@ pub mod start;
 pub mod switch;
 pub mod trap;
 pub mod vcpu;
+pub mod watchdog;
 pub mod work;

@@ -75,6 +75,10 @@ pub struct Cpu {
     pub timers: Mutex<TimerQueue>,
     /// System time at which the running vCPU's slice ends; [`NEVER`] if nobody waits.
     pub slice: AtomicU64,
+    /// System time at which this CPU last showed that it is not stuck, and when it does so next ([`NEVER`]: no watchdog).
+    pub alive: AtomicU64,
+    /// See `alive`.
+    pub next_look: AtomicU64,
     /// Virtual time of the first vCPU that waits here; [`NEVER`] if none does.
     pub front: AtomicU64,
     /// The CPU that this one last asked to look for somebody to take.
@@ -187,6 +191,8 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             queue: Mutex::new(CpuQueue::new(id)),
             timers: Mutex::new(TimerQueue::new()),
             slice: AtomicU64::new(NEVER),
+            alive: AtomicU64::new(0),
+            next_look: AtomicU64::new(NEVER),
             front: AtomicU64::new(NEVER),
             nudged: AtomicU32::new(0),
             strange_nmi: AtomicU64::new(0),

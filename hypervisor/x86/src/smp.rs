@@ -3,7 +3,7 @@
 //! The boot CPU prepares a CPU's stacks and record, copies the trampoline to a page below 1 MiB and sends INIT and STARTUP.
 //! The started CPU makes itself alike and joins the scheduler with nothing to run. One that does not answer is left out.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use boot_entry::trampoline::{Start, image};
 use hv_pv::regs::Regs;
@@ -124,12 +124,26 @@ extern "C" fn joined() -> ! {
         apic::init_cpu(platform, acpi_id);
     }
     cpu.online.store(true, Ordering::Release);
+    if cpu.id == 1 && HANG.load(Ordering::Acquire) {
+        hang_on_purpose();
+    }
     let vcpu = work::first(cpu);
     let place = (core::ptr::from_ref(cpu) as u64 - size_of::<Regs>() as u64) as *mut Regs;
     // SAFETY: the place of the guest's registers at the end of this stack; our own frames are far below it.
     unsafe { place.write(vcpu.saved.get()) };
     // SAFETY: the vCPU's state is loaded and its registers are in place.
     unsafe { entry::enter_guest(place) }
+}
+
+/// `selftest=hang` was asked for.
+pub static HANG: AtomicBool = AtomicBool::new(false);
+
+/// `selftest=hang`: a CPU that never comes back.
+#[inline(never)]
+fn hang_on_purpose() -> ! {
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 /// Loads this CPU's descriptors and entry points and switches its protections on.

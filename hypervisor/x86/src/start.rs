@@ -32,6 +32,7 @@ use crate::mem::{self, Extent, PAGE};
 use crate::paging::{self, Area, HEAP, mmu};
 use crate::percpu::{self, this_cpu};
 use crate::vcpu::Vcpu;
+use crate::watchdog;
 use crate::work::Runner;
 use crate::{
     console, cpu, cpuid, dom0, entry, features, guest, heap, host, hub, power, println, smp, switch,
@@ -187,6 +188,7 @@ fn start_devices(info: &'static Info, options: &Options) -> u32 {
         give_up(format_args!("no clock to measure the processor's counter with"));
     }
     console::set_clock(time::now);
+    smp::HANG.store(options.hang, Ordering::Release);
     smp::start_all(info, platform, options.max_cpus.map_or(usize::MAX, |n| n as usize));
     pci::init(&platform.mm_configs);
     irq::init(platform)
@@ -422,6 +424,9 @@ fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
         && consoles(&options).serial
     {
         serial::enable_interrupt(&line_settings(&options), platform);
+    }
+    if options.watchdog {
+        watchdog::start();
     }
     report_cost(vcpu.domain);
     log::info!("dom0 starts at {:#x}", regs.rip);

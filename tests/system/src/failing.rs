@@ -152,6 +152,21 @@ fn a_crashed_dom0() -> Result<()> {
     guest.wait_end(REFUSAL)
 }
 
+/// A CPU that hangs in the hypervisor is found by another one, and says where it is.
+#[test]
+fn a_stuck_cpu_is_found_by_the_watchdog() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    let append = "watchdog selftest=hang dom0_max_vcpus=1".to_owned();
+    let mut guest = Guest::start(&Spec { cpus: 2, append, ..spec() })?;
+    guest.wait_for("the watchdog found this CPU stuck", BOOT)?;
+    let report = guest.wait_for("please report", REFUSAL)?;
+    guest.wait_end(REFUSAL)?;
+    assert_words(&report, &["hang_on_purpose+0x"]);
+    Ok(())
+}
+
 /// A fault of the hypervisor itself names the function that faulted and those that called it.
 #[test]
 fn a_hypervisor_fault_has_a_symbolised_backtrace() -> Result<()> {
