@@ -22,8 +22,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // The kernel gives its first process the options that it does not know itself, too.
-    let named = |row: &&rows::Row| arguments.iter().any(|name| name == row.name);
-    let all = !rows::ROWS.iter().any(|row| named(&row));
+    let named = |name: &str| arguments.iter().any(|argument| argument == name);
+    let all = !rows::ROWS.iter().any(|row| named(row.name)) && !smp::ROWS.iter().any(|row| named(row.name));
     let first = std::process::id() == 1;
     if first && let Err(error) = set_up() {
         eprintln!("bench: {error}");
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     // Behind a row's time: root tables loaded and TLB flushes, where somebody counts them.
     let counters = if first { counters::Counters::open() } else { None };
     let mut failed = false;
-    for row in rows::ROWS.iter().filter(|row| all || named(row)) {
+    for row in rows::ROWS.iter().filter(|row| all || named(row.name)) {
         match row.measure(counters.as_ref()) {
             Ok((nanoseconds, Some([loads, flushes]))) => {
                 println!("BENCH {} {nanoseconds:.1} {loads:.2} {flushes:.2}", row.name);
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    for row in smp::ROWS.iter().filter(|row| wanted.iter().any(|name| name == row.name)) {
+    for row in smp::ROWS.iter().filter(|row| named(row.name)) {
         if let Err(error) = (row.run)(row.name) {
             println!("BENCH-FAILED {} {error}", row.name);
             failed = true;
