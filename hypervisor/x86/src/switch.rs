@@ -52,11 +52,11 @@ pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
 fn resume(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
     vcpu.taken_by(cpu.id);
     if rested {
-        paging::load_gdt(cpu, vcpu);
         // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). What the TLB still has of it was kept up
         // to date, or is flushed now.
         unsafe { percpu::load_root(cpu, vcpu.root(vcpu.mode.get())) };
         ipi::tlb_is_used(cpu);
+        paging::load_gdt(cpu, vcpu);
     }
 }
 
@@ -65,6 +65,9 @@ fn load_all(cpu: &'static Cpu, before: Option<&'static Vcpu>, vcpu: &'static Vcp
     cpu.current.store(core::ptr::from_ref(vcpu).cast_mut(), Ordering::Release);
     vcpu.taken_by(cpu.id);
     let mode = vcpu.mode.get();
+    // An NMI may come at any instruction and needs descriptors: the old vCPU's window is not in the new one's tables.
+    // SAFETY: this CPU's own page, through the direct map, which every table has.
+    unsafe { desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED)) };
     // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). The flush comes with it: what the CPU
     // holds of the vCPU before belongs to other tables.
     unsafe { percpu::load_root(cpu, vcpu.root(mode)) };

@@ -85,7 +85,11 @@ pub fn wake(vcpu: &'static Vcpu) {
             continue;
         };
         return match idle_cpu_for(vcpu) {
-            Some(idle) if busy && idle.id != home.id => ipi::raise(idle, work::SCHEDULE),
+            Some(idle) if busy && idle.id != home.id => {
+                ipi::raise(idle, work::SCHEDULE);
+                // It may come too early, while the vCPU is still being saved here, and go back to sleep.
+                end_slice_by(home, None);
+            }
             _ if comes_first => ipi::raise(home, work::SCHEDULE),
             // The one that runs must have an end.
             _ => end_slice_by(home, soon),
