@@ -8,6 +8,7 @@
 
 mod boot;
 mod disk;
+mod domains;
 mod failing;
 mod guest;
 mod network;
