@@ -22,6 +22,8 @@ struct Host {
     /// Stores until it is killed, and what its journal is then.
     left: Rc<Cell<u32>>,
     journal: Rc<RefCell<Option<Files>>>,
+    /// What the kernel does just before this side tells it how far it is.
+    meanwhile: Rc<RefCell<Option<Guest>>>,
 }
 
 struct Page {
@@ -47,6 +49,11 @@ impl SharedPage for Page {
         self.shared.load(offset)
     }
     fn store(&self, offset: usize, value: u32) {
+        if offset == offset_of!(Interface, rsp_prod)
+            && let Some(mut guest) = self.host.meanwhile.borrow_mut().take()
+        {
+            guest.exchange();
+        }
         if self.alive() {
             self.shared.store(offset, value);
         }
@@ -103,6 +110,11 @@ struct Guest {
 
 impl Guest {
     fn pump(&mut self, host: &Host) {
+        self.exchange();
+        host.fired.borrow_mut().0.push(port(self.domid));
+    }
+
+    fn exchange(&mut self) {
         let page = &self.page;
         let (prod, cons) =
             (page.load(offset_of!(Interface, req_prod)), page.load(offset_of!(Interface, req_cons)));
@@ -119,7 +131,6 @@ impl Guest {
             self.got.push(byte[0]);
         }
         page.store(offset_of!(Interface, rsp_cons), prod);
-        host.fired.borrow_mut().0.push(port(self.domid));
     }
 
     fn send(&mut self, request: u32, kind: Kind, payload: &[u8]) {
@@ -304,6 +315,58 @@ fn a_guest_that_never_reads_is_left_alone() {
     kernel.send(9, Kind::Read, b"/\0");
     bench.run(&mut daemon, &mut [&mut kernel], 2);
     assert_eq!(kernel.messages().last().unwrap().request, 9);
+}
+
+/// Linux notifies of a request only if the ring said that the ones before it were taken.
+#[test]
+fn a_request_that_nobody_was_notified_of_is_answered() {
+    let bench = Bench::new();
+    let mut kernel = bench.guest(0);
+    let mut daemon = bench.start();
+    bench.run(&mut daemon, &mut [&mut kernel], 2);
+    kernel.send(1, Kind::Read, b"/\0");
+    kernel.pump(&bench.host);
+    let mut late = Guest { domid: 0, page: kernel.page.clone(), out: Vec::new(), got: Vec::new() };
+    late.send(2, Kind::Read, b"/\0");
+    *bench.host.meanwhile.borrow_mut() = Some(late);
+    for _ in 0..2 {
+        daemon.turn(None, Some(Duration::ZERO)).unwrap();
+    }
+    kernel.exchange();
+    let requests: Vec<_> = kernel.messages().iter().map(|message| message.request).collect();
+    assert_eq!(requests, [1, 2]);
+}
+
+/// Linux notifies of room only if the ring was full when it began to read.
+#[test]
+fn a_reply_goes_on_into_room_that_nobody_was_notified_of() {
+    let bench = Bench::new();
+    let mut kernel = bench.guest(0);
+    let mut daemon = bench.start();
+    kernel.send(1, Kind::Write, &[b"/big\0", &[b'x'; 1000][..]].concat());
+    bench.run(&mut daemon, &mut [&mut kernel], 4);
+    kernel.exchange();
+    kernel.messages();
+    // Half of the ring is taken by one reply; the next one begins in the other half, and the first is read meanwhile.
+    kernel.send(2, Kind::Write, &[b"/half\0", &[b'x'; 500][..]].concat());
+    kernel.send(3, Kind::Read, b"/half\0");
+    kernel.pump(&bench.host);
+    kernel.got.clear();
+    daemon.turn(None, Some(Duration::ZERO)).unwrap();
+    let unread = kernel.page.load(offset_of!(Interface, rsp_cons));
+    kernel.send(4, Kind::Read, b"/big\0");
+    kernel.pump(&bench.host);
+    kernel.page.store(offset_of!(Interface, rsp_cons), unread);
+    kernel.got.clear();
+    let reader = Guest { domid: 0, page: kernel.page.clone(), out: Vec::new(), got: Vec::new() };
+    *bench.host.meanwhile.borrow_mut() = Some(reader);
+    daemon.turn(None, Some(Duration::ZERO)).unwrap();
+    let first = kernel.page.load(offset_of!(Interface, rsp_prod)).wrapping_sub(unread);
+    assert_eq!(first, 1024, "the first part fills the ring as it was");
+    assert!(!daemon.stirred.is_empty(), "it does not wait to be notified");
+    daemon.turn(None, Some(Duration::ZERO)).unwrap();
+    let all = kernel.page.load(offset_of!(Interface, rsp_prod)).wrapping_sub(unread);
+    assert!(all > first, "the rest follows");
 }
 
 #[test]

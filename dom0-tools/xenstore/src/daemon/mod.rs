@@ -142,7 +142,7 @@ pub struct Daemon<H: Hypervisor> {
     hypervisor: H,
     links: Links<H::Page>,
     sockets: Sockets,
-    /// Connections whose ring may have something.
+    /// Connections whose ring is to be looked at, notified or not.
     stirred: BTreeSet<ConnectionId>,
     restart: bool,
 }
@@ -283,7 +283,8 @@ impl<H: Hypervisor> Daemon<H> {
     }
 
     fn wait(&mut self, signals: Option<&Signals>, limit: Option<Duration>) -> io::Result<()> {
-        let busy = self.machine.connections().any(|(id, _)| self.machine.ready(id));
+        let busy =
+            !self.stirred.is_empty() || self.machine.connections().any(|(id, _)| self.machine.ready(id));
         let mut waits = Vec::new();
         waits.extend(self.hypervisor.fd().map(|fd| Wait::new(fd, true, false)));
         waits.extend(signals.map(|signals| Wait::new(signals.as_fd(), true, false)));
@@ -352,12 +353,8 @@ impl<H: Hypervisor> Daemon<H> {
             }
             if self.machine.hopeless(id) {
                 self.close(id);
-            } else if self.machine.unread(id) < AHEAD && self.links.by_connection(id).is_some() {
-                // There may be more in the ring than fitted.
-                self.stirred.insert(id);
             }
         }
-        self.stirred.retain(|id| self.links.by_connection(*id).is_some_and(|(_, link)| link.ring.has_more()));
     }
 
     /// Answers one message; whether there may be more.
@@ -447,6 +444,20 @@ impl<H: Hypervisor> Daemon<H> {
             if std::mem::take(&mut link.touched) || everybody {
                 link.ring.publish();
                 self.hypervisor.notify(link.port);
+            }
+        }
+        self.look_again();
+    }
+
+    /// Finds the rings that go on without being notified. A guest need only notify of requests when this side had taken
+    /// all earlier ones, and of room when there was none: as far as the ring said, and it says so only from `publish` on.
+    fn look_again(&mut self) {
+        for link in self.links.all().filter(|link| !link.broken) {
+            let id = link.connection;
+            let requests = self.machine.unread(id) < AHEAD && link.ring.has_more();
+            let room = || link.ring.room().is_ok_and(|room| room > 0);
+            if requests || self.machine.has_output(id) && room() {
+                self.stirred.insert(id);
             }
         }
     }
