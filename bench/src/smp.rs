@@ -80,8 +80,10 @@ fn wake(name: &str, hogs: usize) -> Result<()> {
         .map(|hog| {
             sys::fork(|| {
                 let _ = sys::run_on(2 + hog);
+                // Computes; a `PAUSE` would be slow under emulation, and a hypervisor may take it for waiting.
+                let mut sum = 0u64;
                 loop {
-                    std::hint::spin_loop();
+                    sum = std::hint::black_box(sum.wrapping_mul(3) + 1);
                 }
             })
         })

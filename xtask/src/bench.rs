@@ -23,6 +23,10 @@ runs agree to about 0.3 %. A `bar` is the ratio of Xenolith to Xen that must not
   --rows LIST     the operations to measure, by their names in the table (all)
   --kernel 6.1|6.12
   --cpu MODEL     QEMU's CPU model (qemu64: the one that all three run on)
+  --wall          wall time in nanoseconds instead of instructions: what they hide shows, and so does the load of
+                  this machine
+  --cpus N        of the machine (1); more need --wall
+  --append LIST   more options for the hypervisor
   --memory MIB    of the machine (1024); dom0 gets half
   --check         fail if a ratio is above its bar
   --json FILE     where to put the numbers as JSON (target/xenolith/bench.json)
@@ -88,6 +92,9 @@ fn parse(args: &[String]) -> Result<Options> {
             "--rows" => options.spec.dom0_append += &format!(" -- {}", value()?.replace(',', " ")),
             "--kernel" => options.spec.kernel = kernel(value()?)?,
             "--cpu" => options.spec.cpu = Some(value()?.clone()),
+            "--wall" => options.spec.icount = false,
+            "--cpus" => options.spec.cpus = value()?.parse().context("--cpus needs a number")?,
+            "--append" => options.spec.append.clone_from(value()?),
             "--memory" => options.spec.memory = value()?.parse().context("--memory needs a number")?,
             "--json" => options.json = value()?.into(),
             "--check" => options.check = true,

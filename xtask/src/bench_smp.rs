@@ -1,7 +1,8 @@
 //! `bench-smp`: what several CPUs add, on Debian's Xen and on Xenolith, in one go.
 //!
-//! `-icount` serves one CPU only, so these are wall times of a machine that others use as well: each boot is repeated, Xen and
-//! Xenolith by turns, and the median of each row counts. Only the ratio means something.
+//! `-icount` serves one CPU only: what one CPU shows is counted in instructions, once. The rest are wall times of a machine that
+//! others use as well: each boot is repeated, Xen and Xenolith by turns, and the median of each row counts. Only the ratio
+//! means something, and of it not too much: QEMU's own timers and its cache of translations are in every figure.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -31,8 +32,9 @@ struct Setting {
     rows: &'static str,
 }
 
-const SETTINGS: [Setting; 4] = [
+const SETTINGS: [Setting; 5] = [
     Setting { title: "2 vCPUs on 1 CPU, instructions", cpus: 1, vcpus: 2, icount: true, rows: "ping-pong" },
+    Setting { title: "4 vCPUs on 1 CPU, instructions", cpus: 1, vcpus: 4, icount: true, rows: "wake-loaded" },
     Setting {
         title: "2 vCPUs on 2 CPUs",
         cpus: 2,
@@ -44,9 +46,12 @@ const SETTINGS: [Setting; 4] = [
     Setting { title: "4 vCPUs on 4 CPUs", cpus: 4, vcpus: 4, icount: false, rows: "faults" },
 ];
 
-/// Ratio of Xenolith to Xen that a row may have.
-fn bar(row: &str) -> f64 {
-    if row.starts_with("wake-loaded") { 0.5 } else { 1.0 }
+impl Setting {
+    /// Ratio of Xenolith to Xen that a row may have. How late a loaded machine wakes somebody is the scheduler's doing where
+    /// instructions are counted; of the wall time the greater part is QEMU's, for either hypervisor.
+    fn bar(&self, row: &str) -> f64 {
+        if self.icount && row.starts_with("wake-loaded") { 0.5 } else { 1.0 }
+    }
 }
 
 /// The verb.
@@ -68,10 +73,10 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     let initrd = initramfs(&Spec::default().kernel)?;
     let mut above = Vec::new();
     for setting in SETTINGS {
-        let mut figures: [BTreeMap<String, Vec<f64>>; 2] = Default::default();
+        let [mut xen, mut xenolith]: [BTreeMap<String, Vec<f64>>; 2] = Default::default();
         for round in 0..if setting.icount { 1 } else { rounds } {
             eprintln!("{}: round {}", setting.title, round + 1);
-            for (hypervisor, figures) in [Hypervisor::Xenolith, Hypervisor::Xen].into_iter().zip(&mut figures)
+            for (hypervisor, figures) in [(Hypervisor::Xenolith, &mut xenolith), (Hypervisor::Xen, &mut xen)]
             {
                 let rows = measure(&spec(&setting, hypervisor, &initrd), verbose)?;
                 for row in rows.into_iter().filter(|row| row.name != "power-on-to-init") {
@@ -80,10 +85,9 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             }
         }
         println!("{:28}{:>12}{:>12}{:>8}{:>6}", setting.title, "xen", "xenolith", "ratio", "bar");
-        let [xen, xenolith] = figures;
         for (row, times) in xen {
             let (xen, own) = (median(times), median(xenolith.get(&row).cloned().unwrap_or_default()));
-            let (ratio, bar) = (own / xen, bar(&row));
+            let (ratio, bar) = (own / xen, setting.bar(&row));
             println!("  {row:26}{xen:12.0}{own:12.0}{ratio:8.2}{bar:6.2}");
             if ratio > bar || ratio.is_nan() {
                 above.push(row);
