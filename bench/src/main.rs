@@ -16,10 +16,38 @@ use std::process::ExitCode;
 /// The argument under which the program does nothing: the fork+exec row executes itself so.
 const NOTHING: &str = "--exit";
 
+/// Behind it stand a row's name and a program with its arguments, which is run once: `cargo xtask bench-domains`.
+const TIME: &str = "--time";
+
+fn time(name: &str, program: &str, arguments: &[String]) -> ExitCode {
+    let start = sys::now();
+    let ended = std::process::Command::new(program).args(arguments).status();
+    let end = sys::now();
+    match ended {
+        Ok(status) if status.success() => {
+            println!("BENCH {name} {}", end - start);
+            ExitCode::SUCCESS
+        }
+        Ok(status) => {
+            eprintln!("bench: {program}: {status}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("bench: {program}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|arg| arg == NOTHING) {
         return ExitCode::SUCCESS;
+    }
+    if let [option, name, program, arguments @ ..] = arguments.as_slice()
+        && option == TIME
+    {
+        return time(name, program, arguments);
     }
     // The kernel gives its first process the options that it does not know itself, too.
     let named = |name: &str| arguments.iter().any(|argument| argument == name);

@@ -120,14 +120,19 @@ fn kernel(text: &str) -> Result<Kernel> {
     }
 }
 
-/// The program as an initramfs, with the kernel's module for hypercalls of programs, for the hypervisor's counters.
-pub fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
+/// Builds the program, linked statically.
+pub fn program() -> Result<PathBuf> {
     let flags = "-C target-feature=+crt-static -C relocation-model=static -C strip=symbols";
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(paths::repo()).env("RUSTFLAGS", flags);
     cargo.args(["build", "--quiet", "--release", "-p", "xenolith-bench", "--target", TARGET]);
     sh::visible(&mut cargo)?;
-    let program = sh::read(&paths::target().join(TARGET).join("release/xenolith-bench"))?;
+    Ok(paths::target().join(TARGET).join("release/xenolith-bench"))
+}
+
+/// The program as an initramfs, with the kernel's module for hypercalls of programs, for the hypervisor's counters.
+pub fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
+    let program = sh::read(&program()?)?;
     let mut archive = Archive::new();
     archive.dir("dev");
     archive.device("dev/console", 5, 1);

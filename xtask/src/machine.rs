@@ -1,6 +1,6 @@
 //! A machine in QEMU: what it is made of, the disk it boots from, the QEMU command.
 
-use crate::image::{self, apt::Suite, bootdisk, guest, initramfs, kernel, rootdisk};
+use crate::image::{self, apt::Suite, bootdisk, guest, initramfs, kernel, rootdisk, xl};
 use crate::{build, paths, sh};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -242,8 +242,10 @@ fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
 
 fn initrd(spec: &Spec, kernel: &kernel::Kernel) -> Result<Vec<Vec<u8>>> {
     let mut parts = vec![sh::read(&initramfs::base(kernel)?)?];
-    if spec.domains != Domains::None && spec.hypervisor == Hypervisor::Xenolith {
-        parts.push(guest::dom0(kernel)?);
+    match (spec.hypervisor, spec.domains) {
+        (_, Domains::None) | (Hypervisor::Bare, _) => {}
+        (Hypervisor::Xenolith, _) => parts.push(guest::dom0(kernel)?),
+        (Hypervisor::Xen, _) => parts.push(xl::dom0()?),
     }
     parts.push(initramfs::extra(spec.command.as_deref(), &spec.programs, spec.padding)?);
     Ok(parts)

@@ -68,6 +68,8 @@ fn parse(args: &[String]) -> Result<Options> {
             "--bare" => spec.hypervisor = Hypervisor::Bare,
             "--domains" => spec.domains = domains(value()?)?,
             "--gdb" => spec.gdb = true,
+            "--icount" => spec.icount = true,
+            "--program" => spec.programs.push(callers_file(value()?)?),
             "--exec" => spec.command = Some(value()?.clone()),
             "--timeout" => options.0 = Duration::from_secs(number(value()?)?.into()),
             "--verbose" => options.1 = true,

@@ -9,6 +9,7 @@ pub mod initramfs;
 pub mod kernel;
 mod key;
 pub mod rootdisk;
+pub mod xl;
 
 use crate::{paths, sh};
 use anyhow::{Context, Result, bail, ensure};

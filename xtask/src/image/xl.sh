@@ -1,0 +1,11 @@
+# Makes dom0 ready for domains by Debian's Xen's own tools. Sourced by the initramfs's init when they are there.
+# Nothing here stops dom0 from coming up.
+mkdir -p /run/xenstored /run/xen /run/lock /var/lib/xenstored
+xenstored --pid-file /run/xenstored.pid
+tries=100
+while [ ! -S /run/xenstored/socket ] && [ $tries -gt 0 ]; do
+	tries=$((tries - 1))
+	usleep 50000
+done
+xen-init-dom0
+xenconsoled --pid-file=/run/xenconsoled.pid
