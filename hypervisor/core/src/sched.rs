@@ -30,8 +30,10 @@ bitflags::bitflags! {
         const PAUSED = 1 << 2;
         /// Its domain has shut down.
         const SHUTDOWN = 1 << 3;
-        /// It is on its way to another CPU, or its registers are being read.
+        /// It is on its way to a CPU of its affinity.
         const MOVING = 1 << 4;
+        /// Its registers are being read.
+        const READ = 1 << 5;
     }
 }
 
@@ -86,7 +88,7 @@ impl VcpuSched {
         VcpuSched {
             reasons: AtomicU32::new(reasons.bits()),
             account: Mutex::new(Account { state, entered: now, spent: [0; 4] }),
-            home: AtomicU64::new(0),
+            home: AtomicU64::new(NOWHERE),
         }
     }
 
@@ -156,21 +158,28 @@ impl VcpuSched {
         self.enter(VcpuSched::resting(self.reasons()), now);
     }
 
-    /// The CPU whose queue it is in.
-    pub fn cpu(&self) -> u32 {
-        (self.home.load(Ordering::Acquire) >> 32) as u32
+    /// The CPU whose queue it is in; `None` before it is in one, and once it has left for ever.
+    pub fn cpu(&self) -> Option<u32> {
+        self.home().map(|(cpu, _)| cpu)
     }
 
     /// That CPU, and its place in the queue as [`Slot::index`](crate::time::Slot::index): read at once.
-    fn home(&self) -> (u32, u32) {
+    fn home(&self) -> Option<(u32, u32)> {
         let home = self.home.load(Ordering::Acquire);
-        ((home >> 32) as u32, home as u32)
+        (home != NOWHERE).then_some(((home >> 32) as u32, home as u32))
     }
 
     fn set_home(&self, cpu: u32, slot: u32) {
         self.home.store(u64::from(cpu) << 32 | u64::from(slot), Ordering::Release);
     }
+
+    fn leave_home(&self) {
+        self.home.store(NOWHERE, Ordering::Release);
+    }
 }
+
+/// In no queue.
+const NOWHERE: u64 = u64::MAX;
 
 /// How a domain ends: the first code stays.
 pub struct Shutdown {

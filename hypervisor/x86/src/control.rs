@@ -19,7 +19,7 @@ use hv_core::control::{
 };
 use hv_core::frame::Kind;
 use hv_core::mmu::CpuSet;
-use hv_core::sched::{CpuQueue, Reasons};
+use hv_core::sched::Reasons;
 use hv_types::{DomId, Mfn, VcpuId};
 
 use crate::dev::time;
@@ -29,7 +29,6 @@ use crate::machine::Machine;
 use crate::paging::{HEAP, mmu};
 use crate::percpu::{cpu_record, online};
 use crate::vcpu::Vcpu;
-use crate::work::Runner;
 use crate::{console, context, cpu, hub, snapshot, start, work};
 
 static FAILURES: Failures = Failures::new();
@@ -53,36 +52,6 @@ fn all_cpus() -> CpuSet {
 fn affinities(vcpu: &Vcpu) -> (CpuSet, CpuSet) {
     let all = all_cpus();
     (vcpu.affinity.lock().intersection(&all), vcpu.soft_affinity.lock().intersection(&all))
-}
-
-/// Moves a vCPU that does not run to a CPU of its affinity, if it is not on one. [`Stop::Again`]: it runs.
-fn settle(vcpu: &'static Vcpu) -> Result<(), Stop> {
-    let affinity = *vcpu.affinity.lock();
-    let here = vcpu.sched.cpu();
-    if affinity.contains(here) {
-        return Ok(());
-    }
-    vcpu.sched.hold(Reasons::MOVING);
-    work::stop(vcpu);
-    if !life::is_off_its_cpu(vcpu) {
-        return Err(Stop::Again);
-    }
-    let target = online().find(|cpu| affinity.contains(cpu.id));
-    if let (Some(from), Some(to)) = (cpu_record(here as usize), target) {
-        let give = |from: &mut CpuQueue<Runner>, to: &mut CpuQueue<Runner>| {
-            from.slot_of(&Runner(vcpu)).and_then(|slot| from.give(slot, to, time::now()))
-        };
-        // In the order of their numbers.
-        if from.id < to.id {
-            work::with_queue(from, |theirs| work::with_queue(to, |its| give(theirs, its)));
-        } else {
-            work::with_queue(to, |its| work::with_queue(from, |theirs| give(theirs, its)));
-        }
-    }
-    if vcpu.sched.release(Reasons::MOVING) {
-        work::wake(vcpu);
-    }
-    Ok(())
 }
 
 impl ControlPorts for Machine {
@@ -162,7 +131,7 @@ impl ControlPorts for Machine {
         let domain = find(dom)?;
         let vcpu = find_vcpu(dom, vcpu)?;
         let _held = domain.control.try_lock().ok_or(Stop::Again)?;
-        let was_last = vcpu.sched.hold(Reasons::MOVING);
+        let was_last = vcpu.sched.hold(Reasons::READ);
         if was_last {
             work::stop(vcpu);
         }
@@ -171,7 +140,7 @@ impl ControlPorts for Machine {
             return Err(Stop::Again);
         }
         snapshot::take(vcpu, context);
-        if vcpu.sched.release(Reasons::MOVING) {
+        if vcpu.sched.release(Reasons::READ) {
             work::wake(vcpu);
         }
         Ok(())
@@ -210,7 +179,7 @@ impl ControlPorts for Machine {
         }
         if let Some(hard) = hard {
             *vcpu.affinity.lock() = hard;
-            settle(vcpu)?;
+            work::settle(vcpu);
         }
         Ok(affinities(vcpu))
     }
@@ -254,7 +223,7 @@ impl ControlPorts for Machine {
             blocked: reasons.contains(Reasons::BLOCKED),
             running: runstate.state == RUNSTATE_RUNNING,
             initialised: vcpu.initialised.load(Ordering::Acquire),
-            cpu: vcpu.cpu().or(vcpu.last_cpu()).unwrap_or(vcpu.sched.cpu()),
+            cpu: vcpu.cpu().or(vcpu.last_cpu()).or(vcpu.sched.cpu()).unwrap_or(0),
             runstate,
         })
     }

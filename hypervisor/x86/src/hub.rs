@@ -78,8 +78,7 @@ impl Pirqs for Machine {
     fn set_affinity(&self, dom: DomId, pirq: Pirq, id: VcpuId) {
         let Some(domain) = domain::find(dom) else { return };
         let Ok(line) = domain.pirqs.lock().irq(pirq) else { return };
-        let home = vcpu(dom, id).and_then(|v| cpu_record(v.sched.cpu() as usize));
-        if let Some(cpu) = home {
+        if let Some(cpu) = vcpu(dom, id).and_then(cpu_work::home) {
             irq::set_target(line, cpu.apic_id);
         }
     }

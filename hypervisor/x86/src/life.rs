@@ -207,12 +207,9 @@ pub fn apply_share(domain: &Domain, vcpus: &[&'static Vcpu]) {
         cap => (cap / vcpus.len().max(1) as u32).max(1),
     };
     for vcpu in vcpus {
-        let Some(home) = cpu_record(vcpu.sched.cpu() as usize) else { continue };
-        crate::work::with_queue(home, |queue| {
-            if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
-                queue.set_weight(slot, weight);
-                queue.set_cap(slot, percent, time::now());
-            }
+        crate::work::at_home(vcpu, |_, queue, slot| {
+            queue.set_weight(slot, weight);
+            queue.set_cap(slot, percent, time::now());
         });
     }
 }
@@ -238,13 +235,7 @@ fn make_vcpu(domain: &'static Domain, id: u16) -> Option<&'static Vcpu> {
 
 /// Takes a vCPU that no CPU runs out of queues and records.
 fn leave_queues(vcpu: &'static Vcpu) {
-    if let Some(home) = cpu_record(vcpu.sched.cpu() as usize) {
-        crate::work::with_queue(home, |queue| {
-            if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
-                queue.remove(slot);
-            }
-        });
-    }
+    crate::work::at_home(vcpu, |_, queue, slot| queue.remove(slot));
     {
         let timers = vcpu.timers.lock();
         if let Some(cpu) = cpu_record(timers.cpu as usize) {
@@ -293,11 +284,8 @@ fn are_off_their_cpus(domain: &Domain) -> bool {
 
 /// True if no CPU has the vCPU's registers, and none has chosen it. Of a vCPU that is held, it remains so.
 pub fn is_off_its_cpu(vcpu: &'static Vcpu) -> bool {
-    let Some(home) = cpu_record(vcpu.sched.cpu() as usize) else { return vcpu.cpu().is_none() };
-    let queue = home.queue.lock();
-    // It may have moved to another queue before we had the lock: then look again later.
-    let slot = queue.slot_of(&Runner(vcpu));
-    slot.is_some() && queue.running() != slot && vcpu.cpu().is_none()
+    let runs = crate::work::at_home(vcpu, |_, queue, slot| queue.running() == Some(slot));
+    runs != Some(true) && vcpu.cpu().is_none()
 }
 
 /// Destroys a domain as far as it goes in the time of a call; pages that others hold at the end.

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::mmu::CpuSet;
 use hv_core::sched::{CpuQueue, Pick, Reasons, Unit, VcpuSched, worth_taking};
+use hv_core::time::Slot;
 use hv_pv::regs::Regs;
 use hv_types::VcpuId;
 
@@ -63,37 +64,42 @@ pub fn leave(vcpu: &Vcpu) {
     raise(work::SCHEDULE);
 }
 
-/// The CPU where the vCPU waits, runs or sleeps, which may be another one as soon as this returns.
-fn home(vcpu: &Vcpu) -> &'static Cpu {
-    cpu_record(vcpu.sched.cpu() as usize).unwrap_or(this_cpu())
+/// The CPU where the vCPU waits, runs or sleeps, which may be another one as soon as this returns; `None`: it is gone.
+pub fn home(vcpu: &Vcpu) -> Option<&'static Cpu> {
+    cpu_record(vcpu.sched.cpu()? as usize)
+}
+
+/// Works on the queue that the vCPU is in, wherever it has gone meanwhile; `None`: it is in none any more.
+pub fn at_home<R>(
+    vcpu: &'static Vcpu,
+    mut f: impl FnMut(&'static Cpu, &mut CpuQueue<Runner>, Slot) -> R,
+) -> Option<R> {
+    loop {
+        let home = home(vcpu)?;
+        let done = with_queue(home, |queue| queue.slot_of(&Runner(vcpu)).map(|slot| f(home, queue, slot)));
+        if done.is_some() {
+            return done;
+        }
+    }
 }
 
 /// The vCPU's last reason not to run is gone: it is queued, and a CPU told.
 pub fn wake(vcpu: &'static Vcpu) {
-    loop {
-        let home = home(vcpu);
-        let woken = with_queue(home, |queue| {
-            let slot = queue.slot_of(&Runner(vcpu))?;
-            queue.follow(FURTHEST.load(Ordering::Relaxed));
-            let now = time::now();
-            Some((queue.wake(slot, now), queue.running().is_some(), queue.soon(slot, now)))
-        });
-        let Some((comes_first, busy, soon)) = woken else {
-            if vcpu.sched.cpu() == home.id {
-                return;
-            }
-            continue;
-        };
-        return match idle_cpu_for(vcpu) {
-            Some(idle) if busy && idle.id != home.id => {
-                ipi::raise(idle, work::SCHEDULE);
-                // It may come too early, while the vCPU is still being saved here, and go back to sleep.
-                end_slice_by(home, None);
-            }
-            _ if comes_first => ipi::raise(home, work::SCHEDULE),
-            // The one that runs must have an end.
-            _ => end_slice_by(home, soon),
-        };
+    let woken = at_home(vcpu, |home, queue, slot| {
+        queue.follow(FURTHEST.load(Ordering::Relaxed));
+        let now = time::now();
+        (home, queue.wake(slot, now), queue.running().is_some(), queue.soon(slot, now))
+    });
+    let Some((home, comes_first, busy, soon)) = woken else { return };
+    match idle_cpu_for(vcpu) {
+        Some(idle) if busy && idle.id != home.id => {
+            ipi::raise(idle, work::SCHEDULE);
+            // It may come too early, while the vCPU is still being saved here, and go back to sleep.
+            end_slice_by(home, None);
+        }
+        _ if comes_first => ipi::raise(home, work::SCHEDULE),
+        // The one that runs must have an end.
+        _ => end_slice_by(home, soon),
     }
 }
 
@@ -110,16 +116,59 @@ fn end_slice_by(cpu: &Cpu, soon: Option<u64>) {
 
 /// The vCPU may not run any more: its CPU lets go of it.
 pub fn stop(vcpu: &'static Vcpu) {
+    if let Some((home, true)) = at_home(vcpu, |home, queue, slot| (home, queue.sleep(slot, time::now()))) {
+        ipi::raise(home, work::SCHEDULE);
+    }
+}
+
+/// The vCPU may not be where its affinity lets it: then it moves, at once, or as soon as the CPU that runs it has saved it.
+/// Nobody waits for that; a vCPU may be moved by a call of its own.
+pub fn settle(vcpu: &'static Vcpu) {
+    let fits = |home: &Cpu| vcpu.affinity.lock().contains(home.id);
+    // Under the lock of its queue, so that a thief who has seen the old affinity has come and gone.
+    while at_home(vcpu, |home, _, _| fits(home)) == Some(false) {
+        vcpu.sched.hold(Reasons::MOVING);
+        stop(vcpu);
+        if !move_held(vcpu) {
+            return;
+        }
+    }
+}
+
+/// Moves a vCPU that is held for it, and lets it go. False: it stays, because there is nowhere to go, or a CPU runs it, and
+/// calls this when it has saved it. Several may do so at once.
+fn move_held(vcpu: &'static Vcpu) -> bool {
     loop {
-        let home = home(vcpu);
-        let runs = with_queue(home, |queue| {
-            let slot = queue.slot_of(&Runner(vcpu))?;
-            Some(queue.sleep(slot, time::now()))
-        });
-        match runs {
-            Some(true) => return ipi::raise(home, work::SCHEDULE),
-            None if vcpu.sched.cpu() != home.id => {}
-            _ => return,
+        match at_home(vcpu, |_, queue, slot| queue.running() == Some(slot)) {
+            Some(false) => {}
+            // That it is held was said before this queue was last locked: its CPU sees it when it chooses.
+            Some(true) | None => return false,
+        }
+        // Its CPU is saving it and does nothing else before it has.
+        while vcpu.cpu().is_some() {
+            core::hint::spin_loop();
+        }
+        let Some(from) = home(vcpu) else { return false };
+        let affinity = *vcpu.affinity.lock();
+        let stays = affinity.contains(from.id);
+        let is_held =
+            |queue: &CpuQueue<Runner>, slot: &Slot| queue.running() != Some(*slot) && vcpu.cpu().is_none();
+        // In the queue's lock, so that whoever holds it once more, for another affinity, does so after this.
+        let let_go = || vcpu.sched.release(Reasons::MOVING);
+        let moved = match online().find(|to| affinity.contains(to.id)).filter(|_| !stays) {
+            Some(to) => with_both(from, to, |theirs, its| {
+                let slot = theirs.slot_of(&Runner(vcpu)).filter(|slot| is_held(theirs, slot))?;
+                Some((theirs.give(slot, its, time::now()).is_some(), let_go()))
+            }),
+            None => with_queue(from, |queue| {
+                queue.slot_of(&Runner(vcpu)).filter(|slot| is_held(queue, slot)).map(|_| (stays, let_go()))
+            }),
+        };
+        if let Some((moved, may_run)) = moved {
+            if may_run {
+                wake(vcpu);
+            }
+            return moved;
         }
     }
 }
@@ -175,6 +224,9 @@ fn choose(cpu: &'static Cpu, regs: &mut Regs, balance: bool) {
     }
     if let Some(before) = before {
         switch::save(regs, before);
+        if before.sched.reasons().contains(Reasons::MOVING) && move_held(before) {
+            settle(before);
+        }
     }
     let (next, rested) = match pick.run {
         Some(Runner(next)) => (next, false),
@@ -251,12 +303,20 @@ fn take_one(cpu: &'static Cpu, own: Option<u64>, now: u64) -> bool {
     own.is_none() && online().filter(worth).any(|other| take_from(cpu, other, now))
 }
 
-/// Queues are locked in the order of their CPUs' numbers.
 fn take_from(cpu: &'static Cpu, victim: &'static Cpu, now: u64) -> bool {
-    if cpu.id < victim.id {
-        with_queue(cpu, |mine| with_queue(victim, |theirs| theirs.give_one(mine, now))).is_some()
+    with_both(victim, cpu, |theirs, mine| theirs.give_one(mine, now)).is_some()
+}
+
+/// Works on the queues of two CPUs, which are locked in the order of the CPUs' numbers.
+fn with_both<R>(
+    one: &Cpu,
+    other: &Cpu,
+    f: impl FnOnce(&mut CpuQueue<Runner>, &mut CpuQueue<Runner>) -> R,
+) -> R {
+    if one.id < other.id {
+        with_queue(one, |one| with_queue(other, |other| f(one, other)))
     } else {
-        with_queue(victim, |theirs| with_queue(cpu, |mine| theirs.give_one(mine, now))).is_some()
+        with_queue(other, |other| with_queue(one, |one| f(one, other)))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Many CPUs, many vCPUs, and vCPUs that come and go.
 
-use crate::guest::{BOOT, assert_line, command, spec};
+use crate::guest::{BOOT, assert_line, command, hypervisor, spec};
 use anyhow::Result;
-use xtask::machine::{Firmware, Spec};
+use xtask::machine::{Domains, Firmware, Hypervisor, Spec};
 
 /// Work on every vCPU while the others are taken out and put back; each worker says that it came to its end. `ROUNDS`
 /// and `LOOPS` are put in front.
@@ -70,4 +70,28 @@ fn maxcpus_and_uefi() -> Result<()> {
 fn pinned_vcpus_work() -> Result<()> {
     let spec = Spec { cpus: 2, append: "dom0_vcpus_pin".to_owned(), ..spec() };
     hotplug(spec, 2, 1, 10)
+}
+
+/// dom0 moves its own vCPUs, also the one that asks, and each is soon where it may be.
+#[test]
+fn a_vcpu_moves_itself() -> Result<()> {
+    if hypervisor() != Hypervisor::Xenolith {
+        // `lith` speaks Xenolith's own control interface.
+        return Ok(());
+    }
+    let spec = Spec { cpus: 2, domains: Domains::Tools, ..spec() };
+    let script = r#"
+        for i in $(seq 10); do
+            lith vcpu-pin 0 all $((i % 2))
+            for vcpu in 0 1; do lith vcpu-pin 0 $vcpu $((1 - vcpu)); done
+        done
+        for n in 1 2; do (i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done) & done; wait
+        lith vcpu-list | awk '$1 == "Domain-0" { print "vCPU", $3, "on", $4, "may", $8 }'
+        echo end
+    "#;
+    let output = command(spec, script, BOOT)?;
+    for line in ["vCPU 0 on 1 may 1", "vCPU 1 on 0 may 0", "end"] {
+        assert_line(&output, line);
+    }
+    Ok(())
 }

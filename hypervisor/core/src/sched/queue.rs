@@ -132,11 +132,13 @@ impl<V: Unit> CpuQueue<V> {
         Ok(slot)
     }
 
-    /// Lets a vCPU go, to another CPU or for ever. It must not be the running one: false, and nothing happens, if
-    /// it is.
+    /// Lets a vCPU go for ever. It must not be the running one: false, and nothing happens, if it is.
     pub fn remove(&mut self, slot: Slot) -> bool {
         if self.running.is_some_and(|(running, _)| running == slot) {
             return false;
+        }
+        if let Some(unit) = self.ready.owner(slot) {
+            unit.sched().leave_home();
         }
         self.unpark(slot);
         self.ready.remove(slot);
@@ -382,7 +384,7 @@ impl<V: Unit> CpuQueue<V> {
 
     /// The slot of one of this CPU's vCPUs; `None` if it lives elsewhere by now.
     pub fn slot_of(&self, unit: &V) -> Option<Slot> {
-        let (cpu, slot) = unit.sched().home();
+        let (cpu, slot) = unit.sched().home()?;
         if cpu == self.cpu { self.ready.slot(slot) } else { None }
     }
 

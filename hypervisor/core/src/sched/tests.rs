@@ -19,7 +19,7 @@ impl Unit for Name<'_> {
 
     fn may_go_to(&self, cpu: u32) -> bool {
         // The tests' first vCPU stays where it is.
-        self.0 != 0 || cpu == self.1.cpu()
+        self.0 != 0 || Some(cpu) == self.1.cpu()
     }
 
     fn prefers(&self, _: u32) -> bool {
@@ -82,14 +82,14 @@ proptest! {
             let mut thief = std::mem::replace(&mut queues[to], CpuQueue::new(99));
             if let Some(Name(who, sched)) = queues[from].give_one(&mut thief, now) {
                 prop_assert_ne!(who, 0);
-                prop_assert_eq!(sched.cpu(), to as u32);
+                prop_assert_eq!(sched.cpu(), Some(to as u32));
                 prop_assert!(thief.slot_of(&Name(who, sched)).is_some());
                 prop_assert!(queues[from].slot_of(&Name(who, sched)).is_none());
             }
             queues[to] = thief;
             prop_assert_eq!(queues.iter().map(CpuQueue::load).sum::<usize>(), 6);
         }
-        prop_assert_eq!(scheds[0].cpu(), 0);
+        prop_assert_eq!(scheds[0].cpu(), Some(0));
     }
 
     /// Whatever happens, the times add up to the time that passed, only one vCPU runs, and a vCPU that may run and
@@ -153,7 +153,10 @@ fn a_sleeper_runs_soon_but_has_not_saved_up_the_past() {
     assert_eq!(queue.pick(now).run.map(|n| n.0), Some(1));
     let pick = queue.pick(now + 10 * MILLISECOND);
     assert_eq!(pick.run.map(|n| n.0), Some(0), "a second of sleep buys no second of running");
+    assert_eq!(scheds[1].cpu(), Some(0));
     assert!(!queue.remove(busy) && queue.remove(sleeper));
+    // Its slot may be another's from now on.
+    assert!(scheds[1].cpu().is_none() && queue.slot_of(&Name(1, &scheds[1])).is_none());
     assert_eq!(
         queue.pick(now + 11 * MILLISECOND),
         Pick { run: queue.pick(now + 11 * MILLISECOND).run, until: None }
