@@ -37,12 +37,11 @@ pub const MAX_VCPUS: u32 = 128;
 /// Rounds asked for so far.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 
-/// Asks every other CPU to say when it uses nothing any more that it found before.
+/// Asks every CPU to say when it uses nothing any more that it found before. This one too: who asks whether the round is over
+/// may have moved to another by then.
 fn begin_round() -> u64 {
     let round = ROUND.fetch_add(1, Ordering::SeqCst) + 1;
-    for cpu in online().filter(|cpu| cpu.id != this_cpu().id) {
-        ipi::raise(cpu, work::PASS);
-    }
+    online().for_each(|cpu| ipi::raise(cpu, work::PASS));
     round
 }
 

@@ -3,6 +3,7 @@
 use crate::guest::{assert_line, command, hypervisor, spec};
 use anyhow::Result;
 use std::time::Duration;
+use xtask::guests;
 use xtask::machine::{Domains, Hypervisor, Spec};
 
 /// What a boot of dom0 and of its guests may take on a busy machine.
@@ -17,11 +18,14 @@ gone() { for i in $(seq 60); do lith list | grep -q "^$1 " || return; sleep 1; d
 "#;
 
 fn run(domains: Domains, cpus: u32, script: &str) -> Result<Option<String>> {
+    run_with(Spec { cpus, memory: 1536, domains, ..spec() }, script)
+}
+
+fn run_with(spec: Spec, script: &str) -> Result<Option<String>> {
     if hypervisor() != Hypervisor::Xenolith {
         // `lith` speaks Xenolith's own control interface.
         return Ok(None);
     }
-    let spec = Spec { cpus, memory: 1536, domains, ..spec() };
     command(spec, &format!("{TOOLS}{script}"), PATIENCE).map(Some)
 }
 
@@ -66,6 +70,29 @@ fn ten_rounds_of_create_and_destroy() -> Result<()> {
         echo end
     "#;
     let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
+    assert_line(&output, "same memory");
+    assert_line(&output, "end");
+    assert!(!output.contains("failed"), "{output}");
+    Ok(())
+}
+
+/// The destruction of a guest is a call that comes again, on another CPU than before.
+#[test]
+fn guests_end_while_dom0_moves_between_cpus() -> Result<()> {
+    let script = r#"
+        printf "name = 'idle'\nmemory = 16\nkernel = '/exec/bin/idle'\n" >idle.cfg
+        lith create idle.cfg >/dev/null && lith destroy idle; gone idle
+        before=$(free_pages)
+        while :; do lith vcpu-pin 0 all 0; lith vcpu-pin 0 all 1; done & mover=$!
+        for i in $(seq 40); do lith create idle.cfg >/dev/null && lith destroy idle || echo "round $i failed"; gone idle; done
+        kill $mover; wait $mover
+        after=$(free_pages)
+        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        echo end
+    "#;
+    let programs = vec![guests::build()?.join("idle")];
+    let spec = Spec { cpus: 2, memory: 1536, domains: Domains::Tools, programs, ..spec() };
+    let Some(output) = run_with(spec, script)? else { return Ok(()) };
     assert_line(&output, "same memory");
     assert_line(&output, "end");
     assert!(!output.contains("failed"), "{output}");
