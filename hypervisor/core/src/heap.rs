@@ -165,7 +165,10 @@ impl Heap {
             return;
         }
         range.for_each(|index| frames.set_tail(index));
-        self.last_free.store(now, Ordering::Release);
+        // Another CPU may have read the clock later and come first: what it gave back must not seem older.
+        if is_later(now, self.last_free.load(Ordering::Relaxed)) {
+            self.last_free.store(now, Ordering::Release);
+        }
         lists.give(frames, index, block.order);
         self.free.fetch_add(1 << block.order, Ordering::Relaxed);
     }
@@ -180,6 +183,11 @@ impl Heap {
     pub fn split(block: Block) -> impl Iterator<Item = Block> {
         block.frames().map(|mfn| Block { mfn, order: 0 })
     }
+}
+
+/// True if time `a` of the flush clock, which wraps, is after `b`.
+const fn is_later(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) as i32 > 0
 }
 
 const fn zone_of(index: u32) -> usize {

@@ -88,3 +88,26 @@ fn a_block_given_back_twice_is_taken_once() {
     assert_eq!(heap.free_frames(), 15);
     assert!(!frames.publish(Mfn(mfn + 1), hv_types::DomId(1)), "I-FR-6: nor can a free frame be used");
 }
+
+#[test]
+fn what_was_given_back_last_does_not_seem_older() {
+    let table = table(16);
+    let frames = FrameTable::new(&table);
+    let heap = Heap::new();
+    heap.add(frames, Mfn(1), Mfn(16));
+    let free_at = |now| {
+        let fresh = heap.alloc(frames, 0, 64).unwrap();
+        heap.free(frames, Block { mfn: fresh.mfn, order: 0 }, now);
+        let fresh = heap.alloc(frames, 0, 64).unwrap();
+        let seen = fresh.last_free;
+        heap.free_fresh(frames, fresh);
+        seen
+    };
+    assert_eq!(free_at(7), 7);
+    assert_eq!(free_at(5), 7, "a CPU that read the clock before the other");
+    assert_eq!(free_at(8), 8);
+    assert_eq!(free_at(8 + (1 << 30)), 8 + (1 << 30));
+    assert_eq!(free_at(1 << 31), 1 << 31);
+    assert_eq!(free_at(3 << 30), 3 << 30);
+    assert_eq!(free_at(2), 2, "the clock wrapped");
+}
