@@ -7,7 +7,7 @@ use crate::domain::{self, StoreEntry, uuid_bytes, uuid_text};
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, NewDomain};
 use boot_image::{BuildPlan, PAGE_SIZE};
-use guest_abi::control::{HostInfo, OP_DOMAIN_INFO};
+use guest_abi::control::{DOMAIN_DYING, HostInfo, OP_DOMAIN_INFO};
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,12 +61,15 @@ pub fn create(host: &dyn Host, config: &DomainConfig, progress: &mut dyn Progres
 
 /// What is checked before anything is done: also what `check` tells.
 pub fn preflight(host: &dyn Host, config: &DomainConfig) -> Result<()> {
-    if domain::list(host)?.iter().any(|d| d.name == config.name) {
+    // Of one that dies the last pages may be held for long; its name and its place in the store are free.
+    let alive: Vec<_> =
+        domain::list(host)?.into_iter().filter(|d| d.info.state & DOMAIN_DYING == 0).collect();
+    if alive.iter().any(|d| d.name == config.name) {
         return Err(Error::new(Kind::WrongState, format!("there is a domain {} already", config.name))
             .hint(format!("`lith destroy {}` ends it", config.name)));
     }
     let uuid = config.uuid.as_deref().and_then(uuid_bytes);
-    if let Some(twin) = domain::list(host)?.iter().find(|d| Some(d.info.handle) == uuid) {
+    if let Some(twin) = alive.iter().find(|d| Some(d.info.handle) == uuid) {
         return Err(Error::new(Kind::WrongState, format!("the domain {} has this UUID already", twin.name)));
     }
     memory_fits(&host.host_info()?, config)

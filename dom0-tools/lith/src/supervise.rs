@@ -100,7 +100,7 @@ pub fn supervise(host: &dyn Host, domid: u32, tell: &mut dyn FnMut(&str)) -> Res
                 domain.name
             ));
         }
-        match act(host, &domain, action, &recipe, give_up)? {
+        match act(host, &domain, action, &recipe, give_up, tell)? {
             Some(new) => {
                 tell(&format!("{} is domain {new} now", domain.name));
                 domid = new;
@@ -139,7 +139,14 @@ fn wait_end(host: &dyn Host, domid: u32) -> Result<Option<Domain>> {
 }
 
 /// Does it; the answer is the domain that took the place of the old one.
-fn act(host: &dyn Host, old: &Domain, action: Action, recipe: &Recipe, give_up: bool) -> Result<Option<u32>> {
+fn act(
+    host: &dyn Host,
+    old: &Domain,
+    action: Action,
+    recipe: &Recipe,
+    give_up: bool,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Option<u32>> {
     if matches!(action, Action::CoredumpDestroy | Action::CoredumpRestart) {
         crate::dump::dump(host, old)?;
     }
@@ -152,7 +159,13 @@ fn act(host: &dyn Host, old: &Domain, action: Action, recipe: &Recipe, give_up: 
         | Action::Restart
         | Action::CoredumpRestart
         | Action::SoftReset => {
-            domain::teardown(host, old.id())?;
+            let held = domain::teardown(host, old.id())?;
+            if held != 0 {
+                tell(&format!(
+                    "{held} of domain {0}'s pages are still held; `lith show {0}` says by whom",
+                    old.id()
+                ));
+            }
             Recipe::forget(host, old.id())?;
         }
     }

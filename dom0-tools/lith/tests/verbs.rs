@@ -5,6 +5,7 @@ mod common;
 mod kernel;
 
 use common::golden;
+use guest_abi::control::DOMAIN_DYING;
 use lith::host::fake::{Behaviour, Fake};
 use lith::host::{self, Host};
 use lith::supervise::supervise;
@@ -292,6 +293,30 @@ fn domains_are_supervised() {
         s.lith("list");
     }
     s.end("supervised.txt");
+}
+
+#[test]
+fn a_domain_is_started_again_although_its_last_pages_are_held() {
+    let s = Session::new();
+    let text = format!("{CONFIG}on_reboot = \"restart\"\n");
+    s.fake().add_file("/etc/web.cfg", text.as_bytes());
+    assert_eq!(s.output("-q create /etc/web.cfg --wait").0, 0);
+    let uuid = s.fake().fake_domain(1).unwrap().info.handle;
+    s.fake().hold_pages(1);
+    s.fake().ended(1, 1);
+    let mut told = String::new();
+    supervise(&s.host, 1, &mut |line| {
+        told += &format!("{line}\n");
+        if line == "web is domain 2 now" {
+            s.fake().hold_pages(0);
+            host::Hypervisor::destroy(&s.host, 2).unwrap();
+        }
+    })
+    .unwrap();
+    assert!(told.contains("1 of domain 1's pages are still held"), "{told}");
+    assert!(told.contains("web is domain 2 now"), "{told}");
+    let old = s.fake().fake_domain(1).unwrap().info;
+    assert!(old.state & DOMAIN_DYING != 0 && old.handle == uuid);
 }
 
 #[test]

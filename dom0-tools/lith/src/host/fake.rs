@@ -80,6 +80,7 @@ pub struct Fake {
     now: Cell<Duration>,
     total: u64,
     behaviour: RefCell<Behaviour>,
+    held: Cell<u64>,
 }
 
 impl Default for Fake {
@@ -96,6 +97,7 @@ impl Fake {
             now: Cell::new(Duration::from_secs(100)),
             total: 256 << 10,
             behaviour: RefCell::default(),
+            held: Cell::new(0),
         };
         {
             let mut state = fake.state.borrow_mut();
@@ -120,6 +122,11 @@ impl Fake {
     /// What guests do that are made from now on.
     pub fn guests(&self, behaviour: Behaviour) {
         *self.behaviour.borrow_mut() = behaviour;
+    }
+
+    /// Pages that others keep of the domains that are destroyed from now on.
+    pub fn hold_pages(&self, pages: u64) {
+        self.held.set(pages);
     }
 
     /// Puts a file there.
@@ -421,9 +428,15 @@ impl Hypervisor for Fake {
     }
 
     fn destroy(&self, domid: u32) -> Result<u64> {
-        self.with("destroy", domid, |_| ())?;
-        self.state.borrow_mut().domains.remove(&domid);
-        Ok(0)
+        let held = self.held.get();
+        self.with("destroy", domid, |d| {
+            d.info.state |= control::DOMAIN_DYING;
+            d.info.pages = held;
+        })?;
+        if held == 0 {
+            self.state.borrow_mut().domains.remove(&domid);
+        }
+        Ok(held)
     }
 
     fn pause(&self, domid: u32) -> Result<()> {
@@ -486,7 +499,11 @@ impl Hypervisor for Fake {
     }
 
     fn holders(&self, domid: u32) -> Result<(Vec<Holder>, u64)> {
-        self.with("holders", domid, |_| (Vec::new(), 0))
+        self.with("holders", domid, |d| {
+            let pages = if d.info.state & control::DOMAIN_DYING == 0 { 0 } else { d.info.pages };
+            let foreign = Holder { domid: 0, kind: control::HOLDER_FOREIGN, pages };
+            (if pages == 0 { Vec::new() } else { vec![foreign] }, pages)
+        })
     }
 
     fn failures(&self, from: u64) -> Result<Vec<Failure>> {
