@@ -17,7 +17,7 @@ wait_for() { for i in $(seq 90); do lith logs "$1" 2>/dev/null | grep -q "$2" &&
 gone() { for i in $(seq 60); do lith list | grep -q "^$1 " || return; sleep 1; done; echo "$1 is still there"; }
 "#;
 
-fn run(domains: Domains, cpus: u32, script: &str) -> Result<Option<String>> {
+pub fn run(domains: Domains, cpus: u32, script: &str) -> Result<Option<String>> {
     run_with(Spec { cpus, memory: 1536, domains, ..spec() }, script)
 }
 

@@ -11,6 +11,7 @@ mod disk;
 mod domains;
 mod failing;
 mod guest;
+mod hotplug;
 mod network;
 mod programs;
 mod smp;
