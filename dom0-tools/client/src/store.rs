@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const SOCKETS: &[&str] = &["/run/xenstored/socket", "/var/run/xenstored/socket"];
 /// The way through the kernel, where there is no socket.
 pub const DEVICES: &[&str] = &["/dev/xen/xenbus", "/proc/xen/xenbus"];
+/// Changes that are on their way together: little enough that neither side waits for room in the socket.
+const TOGETHER: usize = 64;
 /// How often a transaction is tried.
 const TRIES: u32 = 100;
 
@@ -127,6 +129,34 @@ impl Permission {
         }
         Some(Permission { domid: digits.parse().ok()?, read, write })
     }
+}
+
+/// A change of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// As [`Store::write`].
+    Write(String, Vec<u8>),
+    /// As [`Store::set_permissions`].
+    Permissions(String, Vec<Permission>),
+}
+
+impl Change {
+    fn request(&self) -> (Kind, &str, Vec<u8>) {
+        match self {
+            Change::Write(path, value) => (Kind::Write, path, [path.as_bytes(), b"\0", value].concat()),
+            Change::Permissions(path, list) => (Kind::SetPerms, path, permissions_payload(path, list)),
+        }
+    }
+}
+
+fn permissions_payload(path: &str, list: &[Permission]) -> Vec<u8> {
+    let mut payload = path.as_bytes().to_vec();
+    for permission in list {
+        payload.push(0);
+        payload.extend_from_slice(permission.text().as_bytes());
+    }
+    payload.push(0);
+    payload
 }
 
 #[derive(Debug)]
@@ -307,13 +337,30 @@ impl Store {
     /// # Errors
     /// `ENOENT`, `EACCES`, `EPERM` for a new owner.
     pub fn set_permissions(&mut self, path: &str, permissions: &[Permission]) -> Result<()> {
-        let mut payload = path.as_bytes().to_vec();
-        for permission in permissions {
-            payload.push(0);
-            payload.extend_from_slice(permission.text().as_bytes());
+        self.ask(Kind::SetPerms, path, &[&permissions_payload(path, permissions)]).map(drop)
+    }
+
+    /// Makes changes in their order, without waiting for the answer to one before the next is asked for.
+    ///
+    /// # Errors
+    /// That of the first that was refused; the others may have been made.
+    pub fn change(&mut self, changes: &[Change]) -> Result<()> {
+        let mut first = Ok(());
+        for some in changes.chunks(TOGETHER) {
+            let mut bytes = Vec::new();
+            let mut asked = Vec::with_capacity(some.len());
+            for (kind, path, payload) in some.iter().map(Change::request) {
+                asked.push((kind, path, self.encode(&mut bytes, kind, path, &[&payload])?));
+            }
+            self.way.write_all(&bytes).map_err(broken)?;
+            for (kind, path, request) in asked {
+                match self.answer(kind, path, request) {
+                    Err(error @ StoreError::Refused { .. }) => first = first.and(Err(error)),
+                    other => _ = other?,
+                }
+            }
         }
-        payload.push(0);
-        self.ask(Kind::SetPerms, path, &[&payload]).map(drop)
+        first
     }
 
     /// Asks for an event whenever something at `path` or below changes; the first comes at once.
@@ -460,15 +507,25 @@ impl Store {
     }
 
     fn ask(&mut self, kind: Kind, path: &str, parts: &[&[u8]]) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let request = self.encode(&mut bytes, kind, path, parts)?;
+        self.way.write_all(&bytes).map_err(broken)?;
+        self.answer(kind, path, request)
+    }
+
+    /// Appends a request; its number.
+    fn encode(&mut self, bytes: &mut Vec<u8>, kind: Kind, path: &str, parts: &[&[u8]]) -> Result<u32> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         if len > wire::PAYLOAD_MAX {
             return Err(StoreError::Refused { path: path.to_owned(), errno: Errno::E2BIG });
         }
         self.request = self.request.wrapping_add(1);
-        let request = self.request;
-        let mut bytes = Vec::with_capacity(wire::HEAD + len);
-        wire::encode(&mut bytes, kind as u32, request, self.transaction, parts);
-        self.way.write_all(&bytes).map_err(broken)?;
+        bytes.reserve(wire::HEAD + len);
+        wire::encode(bytes, kind as u32, self.request, self.transaction, parts);
+        Ok(self.request)
+    }
+
+    fn answer(&mut self, kind: Kind, path: &str, request: u32) -> Result<Vec<u8>> {
         loop {
             let message = self.next_message()?;
             if message.kind == Kind::WatchEvent as u32 {

@@ -49,6 +49,26 @@ fn events_wait_while_a_request_is_answered() {
 }
 
 #[test]
+fn changes_are_asked_for_together_and_the_first_refusal_is_told() {
+    let (mut store, asked) = scripted(vec![
+        vec![(Kind::Write, b"OK\0")],
+        vec![(Kind::WatchEvent, b"/a\0t\0"), (Kind::Error, b"EACCES\0")],
+        vec![(Kind::Error, b"ENOSPC\0")],
+        vec![(Kind::Read, b"x")],
+    ]);
+    let changes = [
+        Change::Write("/a".to_owned(), b"one".to_vec()),
+        Change::Permissions("/b".to_owned(), vec![Permission::none(0), Permission::read(3)]),
+        Change::Write("/c".to_owned(), Vec::new()),
+    ];
+    let error = store.change(&changes).unwrap_err();
+    assert!(matches!(error, StoreError::Refused { path, errno: Errno::EACCES } if path == "/b"));
+    assert_eq!(store.read_text("/a").unwrap(), "x", "all answers were taken");
+    let asked: Vec<_> = asked.join().unwrap().into_iter().map(|message| message.payload).collect();
+    assert_eq!(asked[..3], [&b"/a\0one"[..], b"/b\0n0\0r3\0", b"/c\0"]);
+}
+
+#[test]
 fn a_transaction_is_tried_again_and_numbers_its_requests() {
     let (mut store, asked) = scripted(vec![
         vec![(Kind::TransactionStart, b"7\0")],

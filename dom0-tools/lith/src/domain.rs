@@ -1,8 +1,8 @@
 //! Domains by name, and what the store says about them.
 
-use crate::device::{self, make_dir};
+use crate::device;
 use crate::error::{Error, Kind, Result};
-use crate::host::Host;
+use crate::host::{Changes, Host};
 use guest_abi::control::{self, DomainInfo};
 use std::time::Duration;
 
@@ -201,11 +201,12 @@ impl StoreEntry<'_> {
         let read_only = [(0, 'n'), (domid, 'r')];
         let own = [(domid, 'n')];
         let vm = format!("/vm/{}", self.uuid);
+        let mut changes = Changes::default();
         for dir in [path.clone(), vm.clone()] {
-            make_dir(host, &dir, &read_only)?;
+            changes.make_dir(&dir, &read_only);
         }
         for dir in ["cpu", "memory", "device", "control", "console", "store"] {
-            make_dir(host, &format!("{path}/{dir}"), &read_only)?;
+            changes.make_dir(&format!("{path}/{dir}"), &read_only);
         }
         for dir in [
             "control/shutdown",
@@ -220,12 +221,12 @@ impl StoreEntry<'_> {
             "attr",
             "error",
         ] {
-            make_dir(host, &format!("{path}/{dir}"), &own)?;
+            changes.make_dir(&format!("{path}/{dir}"), &own);
         }
         for (node, value) in [("uuid", self.uuid), ("name", self.name), ("image/ostype", "linux")] {
-            host.write(&format!("{vm}/{node}"), value)?;
+            changes.write(format!("{vm}/{node}"), value);
         }
-        host.write(&format!("{vm}/start_time"), &host.wall_clock().to_string())?;
+        changes.write(format!("{vm}/start_time"), host.wall_clock().to_string());
         for (node, value) in [
             ("vm", vm),
             ("name", self.name.to_owned()),
@@ -237,17 +238,18 @@ impl StoreEntry<'_> {
             ("control/platform-feature-multiprocessor-suspend", "1".to_owned()),
             ("control/platform-feature-xs_reset_watches", "1".to_owned()),
         ] {
-            host.write(&format!("{path}/{node}"), &value)?;
+            changes.write(format!("{path}/{node}"), value);
         }
         for vcpu in 0..self.max_vcpus {
-            host.write(&format!("{path}/cpu/{vcpu}/availability"), availability(vcpu < self.vcpus))?;
+            changes.write(format!("{path}/cpu/{vcpu}/availability"), availability(vcpu < self.vcpus));
         }
-        self.console(host, &path)?;
+        self.console(&mut changes, &path);
+        host.change(&changes)?;
         Ok(host.introduce(domid, self.store.0, self.store.1)?)
     }
 
     /// The console daemon looks for these when the domain is introduced.
-    fn console(&self, host: &dyn Host, path: &str) -> Result<()> {
+    fn console(&self, changes: &mut Changes, path: &str) {
         let console = format!("{path}/console");
         for (node, value) in [
             ("type", "xenconsoled".to_owned()),
@@ -256,9 +258,9 @@ impl StoreEntry<'_> {
             ("ring-ref", self.console.0.to_string()),
             ("port", self.console.1.to_string()),
         ] {
-            host.write(&format!("{console}/{node}"), &value)?;
+            changes.write(format!("{console}/{node}"), value);
         }
-        make_dir(host, &format!("{console}/tty"), &[(0, 'n'), (self.domid, 'r')])
+        changes.make_dir(&format!("{console}/tty"), &[(0, 'n'), (self.domid, 'r')]);
     }
 }
 
@@ -266,17 +268,18 @@ impl StoreEntry<'_> {
 pub fn write_dom0(host: &dyn Host) -> Result<()> {
     let info = host.domain(0)?.ok_or_else(|| Error::new(Kind::Hypervisor, "there is no dom0"))?;
     let path = "/local/domain/0";
-    make_dir(host, path, &[(0, 'r')])?;
+    let mut changes = Changes::default();
+    changes.make_dir(path, &[(0, 'r')]);
     for (node, value) in [("domid", "0"), ("name", "Domain-0")] {
-        host.write(&format!("{path}/{node}"), value)?;
+        changes.write(format!("{path}/{node}"), value);
     }
     let kib = (info.pages * 4).to_string();
     for node in ["memory/target", "memory/static-max"] {
         if host.read(&format!("{path}/{node}"))?.is_none() {
-            host.write(&format!("{path}/{node}"), &kib)?;
+            changes.write(format!("{path}/{node}"), kib.clone());
         }
     }
-    Ok(())
+    Ok(host.change(&changes)?)
 }
 
 /// The word for a vCPU that shall be up or not.

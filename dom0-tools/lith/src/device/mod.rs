@@ -9,7 +9,7 @@ pub use block::Block;
 pub use network::Network;
 
 use crate::error::{Error, Kind, Result};
-use crate::host::Host;
+use crate::host::{Changes, Host};
 use std::time::Duration;
 
 /// How long a frontend may take to connect.
@@ -107,20 +107,21 @@ impl Location {
     /// last, since the drivers look when they change.
     fn publish(&self, host: &dyn Host, front: &[(&str, String)], back: &[(&str, String)]) -> Result<()> {
         let (frontend, backend) = (self.frontend(), self.backend());
-        make_dir(host, &frontend, &[(self.domid, 'n'), (0, 'r')])?;
-        make_dir(host, &backend, &[(0, 'n'), (self.domid, 'r')])?;
+        let mut changes = Changes::default();
+        changes.make_dir(&frontend, &[(self.domid, 'n'), (0, 'r')]);
+        changes.make_dir(&backend, &[(0, 'n'), (self.domid, 'r')]);
         let domid = self.domid.to_string();
         let own_back = [("frontend", frontend.clone()), ("frontend-id", domid), ("online", "1".to_owned())];
         let own_front = [("backend", backend.clone()), ("backend-id", "0".to_owned())];
         for (node, value) in own_back.iter().chain(back) {
-            host.write(&format!("{backend}/{node}"), value)?;
+            changes.write(format!("{backend}/{node}"), value);
         }
         for (node, value) in own_front.iter().chain(front) {
-            host.write(&format!("{frontend}/{node}"), value)?;
+            changes.write(format!("{frontend}/{node}"), value);
         }
-        host.write(&format!("{backend}/state"), state::INITIALISING)?;
-        host.write(&format!("{frontend}/state"), state::INITIALISING)?;
-        Ok(())
+        changes.write(format!("{backend}/state"), state::INITIALISING);
+        changes.write(format!("{frontend}/state"), state::INITIALISING);
+        Ok(host.change(&changes)?)
     }
 
     /// Waits until the frontend is connected.
@@ -236,12 +237,6 @@ fn driver(kind: DeviceKind, end: &str) -> String {
         DeviceKind::Block => format!("blk{end}"),
         DeviceKind::Network => format!("net{end}"),
     }
-}
-
-/// Makes an empty node with permissions.
-pub fn make_dir(host: &dyn Host, path: &str, permissions: &[(u32, char)]) -> Result<()> {
-    host.write(path, "")?;
-    Ok(host.set_permissions(path, permissions)?)
 }
 
 /// All devices of a domain.

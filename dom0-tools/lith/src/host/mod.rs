@@ -178,12 +178,42 @@ pub trait Store {
     fn list(&self, path: &str) -> Result<Vec<String>>;
     /// Sets who may use a node.
     fn set_permissions(&self, path: &str, permissions: &[(u32, char)]) -> Result<()>;
+    /// Makes changes in their order; of several that fail the first is told, and the others may have been made.
+    fn change(&self, changes: &Changes) -> Result<()> {
+        changes.0.iter().try_for_each(|change| match change {
+            Change::Write(path, value) => self.write(path, value),
+            Change::Permissions(path, list) => self.set_permissions(path, list),
+        })
+    }
     /// Tells the store of a new domain and its ring.
     fn introduce(&self, domid: u32, mfn: u64, port: u32) -> Result<()>;
     /// Tells it that a domain is gone.
     fn release(&self, domid: u32) -> Result<()>;
     /// Waits until something at or below a path changes, or the time is over. It may return early.
     fn wait(&self, paths: &[String], timeout: Duration) -> Result<()>;
+}
+
+/// Changes of the store that are made together.
+#[derive(Debug, Default)]
+pub struct Changes(Vec<Change>);
+
+#[derive(Debug)]
+enum Change {
+    Write(String, String),
+    Permissions(String, Vec<(u32, char)>),
+}
+
+impl Changes {
+    /// Sets a node.
+    pub fn write(&mut self, path: String, value: impl Into<String>) {
+        self.0.push(Change::Write(path, value.into()));
+    }
+
+    /// Makes an empty node with permissions.
+    pub fn make_dir(&mut self, path: &str, permissions: &[(u32, char)]) {
+        self.write(path.to_owned(), "");
+        self.0.push(Change::Permissions(path.to_owned(), permissions.to_vec()));
+    }
 }
 
 /// A device of dom0's that a disk stands on.

@@ -1,6 +1,8 @@
 //! dom0: the hypervisor through privcmd, the store through its daemon, devices through Linux's own tools.
 
-use super::{BlockDevice, HostError, Hypervisor, NewDomain, Result, StartRegisters, Store, System};
+use super::{
+    BlockDevice, Change, Changes, HostError, Hypervisor, NewDomain, Result, StartRegisters, Store, System,
+};
 use guest_abi::control::{AFFINITY_WORDS, Create, DomainInfo, Failure, Holder, HostInfo, VcpuInfo, Version};
 use guest_abi::memory::{E820_RAM, E820Entry};
 use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
@@ -65,9 +67,9 @@ impl Dom0 {
             // A daemon that restarted takes new connections.
             *store = None;
         }
-        answer.map_err(|error| match error.errno() {
-            Some(errno) => HostError::errno(format!("the store: {what}"), errno.0),
-            None => HostError::System(format!("the store: {what}: {error}")),
+        answer.map_err(|error| match error {
+            StoreError::Refused { path, errno } => HostError::errno(format!("the store: {path}"), errno.0),
+            error => HostError::System(format!("the store: {what}: {error}")),
         })
     }
 }
@@ -271,6 +273,14 @@ fn words(map: &[u64]) -> [u64; AFFINITY_WORDS] {
     std::array::from_fn(|index| map.get(index).copied().unwrap_or(0))
 }
 
+fn permissions_of(permissions: &[(u32, char)]) -> Result<Vec<Permission>> {
+    let parse = |(domid, letter): &(u32, char)| {
+        let permission = Permission::parse(&format!("{letter}{domid}"));
+        permission.ok_or_else(|| HostError::System(format!("no permission is called {letter}")))
+    };
+    permissions.iter().map(parse).collect()
+}
+
 impl Store for Dom0 {
     fn read(&self, path: &str) -> Result<Option<String>> {
         self.store(path, |store| store.read_opt(path))
@@ -292,14 +302,23 @@ impl Store for Dom0 {
     }
 
     fn set_permissions(&self, path: &str, permissions: &[(u32, char)]) -> Result<()> {
-        let mut list = Vec::new();
-        for (domid, letter) in permissions {
-            let permission = Permission::parse(&format!("{letter}{domid}"));
-            list.push(
-                permission.ok_or_else(|| HostError::System(format!("no permission is called {letter}")))?,
-            );
-        }
+        let list = permissions_of(permissions)?;
         self.store(path, |store| store.set_permissions(path, &list))
+    }
+
+    fn change(&self, changes: &Changes) -> Result<()> {
+        let change = |change: &Change| {
+            Ok(match change {
+                Change::Write(path, value) => {
+                    lith_client::store::Change::Write(path.clone(), value.clone().into())
+                }
+                Change::Permissions(path, list) => {
+                    lith_client::store::Change::Permissions(path.clone(), permissions_of(list)?)
+                }
+            })
+        };
+        let changes = changes.0.iter().map(change).collect::<Result<Vec<_>>>()?;
+        self.store("changing it", |store| store.change(&changes))
     }
 
     fn introduce(&self, domid: u32, mfn: u64, port: u32) -> Result<()> {
