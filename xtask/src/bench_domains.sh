@@ -25,16 +25,17 @@ for round in 1 2 3 4 5 6 7; do
 	sleep 1
 done
 
-# What a guest costs beyond its own memory: over several, for Xen's tools count in MiB.
+# What a guest costs beyond its own memory: over many, for Xen's tools count in MiB.
+many=64
 for vcpus in 1 8; do
 	before=$(free_kib)
-	for n in $(seq 16); do
+	for n in $(seq $many); do
 		config g$n 16 $vcpus
 		$tool create /root/g$n.cfg >/run/out 2>&1 || { cat /run/out; exit 1; }
 	done
 	after=$(free_kib)
-	echo "BENCH overhead-$vcpus-kib $(((before - after) / 16 - 16 * 1024))"
-	for n in $(seq 16); do $tool destroy g$n >/dev/null 2>&1; done
+	echo "BENCH overhead-$vcpus-kib $(((before - after) / many - 16 * 1024))"
+	for n in $(seq $many); do $tool destroy g$n >/dev/null 2>&1; done
 	sleep 2
 done
 

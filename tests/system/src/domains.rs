@@ -14,6 +14,8 @@ const TOOLS: &str = r#"
 cd /root
 free_pages() { lith info --memory | sed -n 's/^ *free .*(\([0-9]*\) pages)/\1/p'; }
 wait_for() { for i in $(seq 90); do lith logs "$1" 2>/dev/null | grep -q "$2" && return; sleep 1; done; echo "no $2 from $1"; lith logs "$1" | tail -20; }
+# inside COMMAND [SECONDS]: has `tiny` do something, and prints what it says.
+inside() { (echo "echo 'be''gin'; $1; echo 'e''nd'"; sleep "${2:-4}") | lith console tiny | tr -d '\r' | sed -n '/^begin/,/^end/p' | grep -v '^begin\|^end'; }
 gone() { for i in $(seq 60); do lith list | grep -q "^$1 " || return; sleep 1; done; echo "$1 is still there"; }
 "#;
 
@@ -21,7 +23,7 @@ pub fn run(domains: Domains, cpus: u32, script: &str) -> Result<Option<String>> 
     run_with(Spec { cpus, memory: 1536, domains, ..spec() }, script)
 }
 
-fn run_with(spec: Spec, script: &str) -> Result<Option<String>> {
+pub fn run_with(spec: Spec, script: &str) -> Result<Option<String>> {
     if hypervisor() != Hypervisor::Xenolith {
         // `lith` speaks Xenolith's own control interface.
         return Ok(None);

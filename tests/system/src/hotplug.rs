@@ -5,11 +5,10 @@ use crate::guest::assert_line;
 use anyhow::Result;
 use xtask::machine::Domains;
 
-/// A domain named `tiny` with room to grow, and a way to have it do something: `inside COMMAND` prints what it says.
+/// A domain named `tiny` with room to grow.
 const ROOMY: &str = r#"
 sed '/^vcpus\|^memory\|^maxmem/d' tiny.cfg >roomy.cfg
 printf 'memory = 96\nmaxmem = 128\nvcpus = 1\nmaxvcpus = 3\n' >>roomy.cfg
-inside() { (echo "echo 'be''gin'; $1; echo 'e''nd'"; sleep "${2:-4}") | lith console tiny | tr -d '\r' | sed -n '/^begin/,/^end/p' | grep -v '^begin\|^end'; }
 # eventually WORD COMMAND: prints WORD once COMMAND, in the guest, prints it.
 eventually() { for i in 1 2 3 4 5; do inside "$2" | grep -qx "$1" && echo "$1" && return; done; echo "not $1 but:"; inside "$2"; }
 "#;

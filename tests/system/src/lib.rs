@@ -11,6 +11,7 @@ mod disk;
 mod domains;
 mod failing;
 mod guest;
+mod hostile;
 mod hotplug;
 mod network;
 mod programs;

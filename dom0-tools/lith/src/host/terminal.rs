@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `^]`, which leaves.
 const ESCAPE: u8 = 0x1d;
@@ -22,6 +22,8 @@ const TRIES: u32 = 100;
 const ENOENT: i32 = 2;
 /// How long a pipe's end is followed by what the domain answers.
 const AFTERWARDS: Duration = Duration::from_secs(2);
+/// And how long at most, of a domain that is never silent.
+const AFTERWARDS_AT_MOST: Duration = Duration::from_secs(30);
 
 /// Copies both ways until `^]`, the end of a pipe's input and what is answered to it, or the end of the domain.
 pub(super) fn attach(domid: u32, name: &str) -> Result<()> {
@@ -57,6 +59,7 @@ fn copy(console: &mut lith_console::protocol::Attached, terminal: bool) -> io::R
     // Without a buffer, so that what was not read is still to be waited for.
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut open = true;
+    let mut end = None;
     let mut bytes = [0; 4096];
     loop {
         let (keys, output) = {
@@ -64,7 +67,7 @@ fn copy(console: &mut lith_console::protocol::Attached, terminal: bool) -> io::R
             // The end of a pipe is always to be read, so it is not waited for again.
             let waits = if open { &mut waits[..] } else { &mut waits[..1] };
             let found = wait(waits, (!open).then_some(AFTERWARDS))?;
-            if found == 0 && !open {
+            if !open && (found == 0 || end.is_some_and(|end| Instant::now() >= end)) {
                 return Ok(());
             }
             (open && waits[1].readable(), waits[0].readable())
@@ -84,6 +87,7 @@ fn copy(console: &mut lith_console::protocol::Attached, terminal: bool) -> io::R
             }
             // The daemon takes a closed end for leaving, so it stays open for the answers.
             open = len != 0;
+            end = (!open).then(|| Instant::now() + AFTERWARDS_AT_MOST);
         }
     }
 }
