@@ -9,6 +9,8 @@ use hv_types::{DomId, Mfn, WORDS_PER_PAGE};
 
 /// Entries in a frame of the table: eight bytes each.
 const ENTRIES: usize = WORDS_PER_PAGE;
+/// Entries whose uses come to be remembered together. A guest that grants its two rings and little else costs one such piece.
+const PIECE: usize = 64;
 /// How often the guest may change an entry under us before the use is refused.
 const ATTEMPTS: u32 = 5;
 
@@ -29,14 +31,36 @@ impl Use {
     }
 }
 
-/// The uses of the entries of one frame; empty until there is one.
+/// The uses of the entries of one frame, in pieces; all empty until there is one.
 #[derive(Default)]
-pub(super) struct Uses(Box<[Use]>);
+pub(super) struct Uses(Box<[Box<[Use]>]>);
 
 impl Uses {
     /// Tells those that are in use.
     pub fn each(&self, tell: &mut impl FnMut(DomId, Mfn)) {
-        self.0.iter().filter(|entry| !entry.is_free()).for_each(|entry| tell(entry.dom, entry.mfn));
+        let used = self.0.iter().flatten().filter(|entry| !entry.is_free());
+        used.for_each(|entry| tell(entry.dom, entry.mfn));
+    }
+
+    /// What is known of an entry; nothing before the first use of its piece.
+    fn get(&self, index: usize) -> Option<&Use> {
+        self.0.get(index / PIECE)?.get(index % PIECE)
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut Use> {
+        self.0.get_mut(index / PIECE)?.get_mut(index % PIECE)
+    }
+
+    /// The entry, with room made for its piece.
+    fn make(&mut self, index: usize) -> Result<&mut Use, i16> {
+        if self.0.is_empty() {
+            self.0 = boxed(ENTRIES / PIECE, |_| Box::default()).map_err(|_| GNTST_NO_SPACE)?;
+        }
+        let piece = self.0.get_mut(index / PIECE).ok_or(GNTST_BAD_GNTREF)?;
+        if piece.is_empty() {
+            *piece = boxed(PIECE, |_| Use::default()).map_err(|_| GNTST_NO_SPACE)?;
+        }
+        piece.get_mut(index % PIECE).ok_or(GNTST_BAD_GNTREF)
     }
 }
 
@@ -121,10 +145,7 @@ impl GrantTable {
         let mut granted = self.granted.lock();
         let frame = *granted.frames.get(number).ok_or(GNTST_BAD_GNTREF)?;
         let uses = granted.active.get_mut(number).ok_or(GNTST_BAD_GNTREF)?;
-        if uses.0.is_empty() {
-            uses.0 = boxed(ENTRIES, |_| Use::default()).map_err(|_| GNTST_NO_SPACE)?;
-        }
-        let entry = uses.0.get_mut(index).ok_or(GNTST_BAD_GNTREF)?;
+        let entry = uses.make(index)?;
         let first = entry.is_free();
         if !first && entry.dom != dom {
             return Err(GNTST_GENERAL_ERROR);
@@ -159,7 +180,7 @@ impl GrantTable {
         let (number, index) = place(grant);
         let mut granted = self.granted.lock();
         let frame = granted.frames.get(number).copied();
-        let entry = granted.active.get_mut(number)?.0.get_mut(index)?;
+        let entry = granted.active.get_mut(number)?.get_mut(index)?;
         match access {
             Access::Read => entry.readers = entry.readers.saturating_sub(1),
             Access::Write => entry.writers = entry.writers.saturating_sub(1),
@@ -174,7 +195,7 @@ impl GrantTable {
     pub(super) fn used_frame(&self, grant: u32) -> Option<Mfn> {
         let (number, index) = place(grant);
         let granted = self.granted.lock();
-        let entry = granted.active.get(number)?.0.get(index)?;
+        let entry = granted.active.get(number)?.get(index)?;
         if entry.is_free() { None } else { Some(entry.mfn) }
     }
 
@@ -183,7 +204,7 @@ impl GrantTable {
         let granted = self.granted.lock();
         let find = |grant| {
             let (number, index) = place(grant);
-            Some((*granted.frames.get(number)?, index, granted.active.get(number)?.0.get(index)))
+            Some((*granted.frames.get(number)?, index, granted.active.get(number)?.get(index)))
         };
         let (Some(a), Some(b)) = (find(a), find(b)) else { return Err(GNTST_BAD_GNTREF) };
         if [a.2, b.2].iter().flatten().any(|entry| !entry.is_free()) {
