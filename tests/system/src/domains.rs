@@ -4,6 +4,7 @@ use crate::guest::{assert_line, command, hypervisor, spec};
 use anyhow::Result;
 use std::time::Duration;
 use xtask::guests;
+use xtask::image::{apt, guest, kernel};
 use xtask::machine::{Domains, Hypervisor, Spec};
 
 /// What a boot of dom0 and of its guests may take on a busy machine.
@@ -14,8 +15,9 @@ const TOOLS: &str = r#"
 cd /root
 free_pages() { lith info --memory | sed -n 's/^ *free .*(\([0-9]*\) pages)/\1/p'; }
 wait_for() { for i in $(seq 90); do lith logs "$1" 2>/dev/null | grep -q "$2" && return; sleep 1; done; echo "no $2 from $1"; lith logs "$1" | tail -20; }
-# inside COMMAND [SECONDS]: has `tiny` do something, and prints what it says.
-inside() { (echo "echo 'be''gin'; $1; echo 'e''nd'"; sleep "${2:-4}") | lith console tiny | tr -d '\r' | sed -n '/^begin/,/^end/p' | grep -v '^begin\|^end'; }
+# within GUEST COMMAND [SECONDS]: has it do something, and prints what it says; the console shows what came before, too.
+within() { (echo "echo 'be''gin'; $2; echo 'e''nd'"; sleep "${3:-4}") | lith console "$1" | tr -d '\r' | awk '/^begin/ { text = ""; on = 1; next } /^end/ { on = 0 } /^\[ *[0-9]/ { next } on { text = text $0 "\n" } END { printf "%s", text }'; }
+inside() { within tiny "$@"; }
 gone() { for i in $(seq 60); do lith list | grep -q "^$1 " || return; sleep 1; done; echo "$1 is still there"; }
 "#;
 
@@ -118,5 +120,58 @@ fn debian_on_a_disk_reaches_its_login() -> Result<()> {
     assert!(output.contains("demo login:"), "{output}");
     assert!(output.contains("3 packets received"), "{output}");
     assert_line(&output, "down");
+    Ok(())
+}
+
+/// Two guests of different kernels and sizes at once: what they write to their disks is there for others, and what goes by TCP between
+/// them, and between them and dom0, arrives as it was sent.
+#[test]
+fn two_kernels_share_a_machine() -> Result<()> {
+    let kernel = kernel::debian(apt::Suite::Trixie)?;
+    let programs = vec![kernel.vmlinuz.clone(), guest::initrd(&kernel)?];
+    let initrd = programs[1].file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let script = format!(
+        r#"
+        before=$(free_pages)
+        for n in 1 2; do
+            dd if=/dev/urandom of=disk$n.img bs=1M count=4 2>/dev/null
+            sed "s/tiny/guest$n/; s/10.0.2.17/10.0.2.2$n/; s/^vcpus.*/vcpus = $n/" tiny.cfg >guest$n.cfg
+            echo "disk = ['/root/disk$n.img,,xvda,w']" >>guest$n.cfg
+        done
+        sed -i "s|/boot/vmlinuz|/exec/bin/vmlinuz|; s|/boot/guest.img|/exec/bin/{initrd}|" guest2.cfg
+        lith create guest1.cfg >/dev/null && lith create guest2.cfg >/dev/null || exit 1
+        for n in 1 2; do wait_for guest$n '/ #'; within guest$n 'echo $(uname -r | cut -d. -f1,2) with $(nproc)'; done
+        for n in 1 2; do
+            within guest$n 'dd if=/dev/urandom of=/dev/xvda bs=64k count=64 conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/xvda' 15 >sum$n
+            [ "$(md5sum <disk$n.img)" = "$(cat sum$n)" ] && echo "disk $n is as written"
+        done
+        within guest1 '(nc -l -p 5000 >/got; md5sum </got >/sum) & true'
+        within guest2 'nc -w 20 10.0.2.21 5000 </dev/xvda' 15
+        [ "$(within guest1 'cat /sum')" = "$(cat sum2)" ] && echo guest to guest
+        sleep 60 | nc -l -p 5001 >got & sleep 1
+        within guest1 'nc -w 20 10.0.2.15 5001 </dev/xvda' 15
+        [ "$(md5sum <got)" = "$(cat sum1)" ] && echo guest to dom0 || ls -l got
+        within guest2 '(nc -l -p 5002 >/got; md5sum </got >/sum) & true'
+        nc -w 20 10.0.2.22 5002 <disk1.img; sleep 2
+        [ "$(within guest2 'cat /sum')" = "$(cat sum1)" ] && echo dom0 to guest
+        lith destroy guest1 guest2; gone guest1; gone guest2
+        after=$(free_pages)
+        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+    "#
+    );
+    let spec = Spec { cpus: 2, memory: 1536, domains: Domains::Tools, programs, ..spec() };
+    let Some(output) = run_with(spec, &script)? else { return Ok(()) };
+    for line in [
+        "6.1 with 1",
+        "6.12 with 2",
+        "disk 1 is as written",
+        "disk 2 is as written",
+        "guest to guest",
+        "guest to dom0",
+        "dom0 to guest",
+        "same memory",
+    ] {
+        assert_line(&output, line);
+    }
     Ok(())
 }
