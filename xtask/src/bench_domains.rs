@@ -40,6 +40,8 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
         match arg.as_str() {
             "--on" => {
                 let list = args.next().context("--on needs a list")?;
+                let unknown = list.split(',').find(|word| !on.iter().any(|known| name(*known) == *word));
+                ensure!(unknown.is_none(), "no hypervisor is called {}\n{HELP}", unknown.unwrap_or_default());
                 on.retain(|hypervisor| list.split(',').any(|word| word == name(*hypervisor)));
             }
             "--check" => check = true,
