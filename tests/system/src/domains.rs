@@ -175,3 +175,39 @@ fn two_kernels_share_a_machine() -> Result<()> {
     }
     Ok(())
 }
+
+/// Each daemon is killed three times, at any moment it happens to be in, and is there again: the guest's store and console go on, a
+/// disk can be attached, and the guest ends when it is asked to.
+#[test]
+fn killed_daemons_come_back() -> Result<()> {
+    let script = r#"
+        before=$(free_pages)
+        lith create tiny.cfg >/dev/null || exit 1
+        wait_for tiny '/ #'
+        for daemon in lith-xenstored lith-consoled; do
+            for round in 1 2 3; do
+                old=$(pidof $daemon)
+                kill -9 $old
+                for i in $(seq 100); do new=$(pidof $daemon) && [ "$new" != "$old" ] && break; usleep 100000; done
+                [ -n "$new" ] && [ "$new" != "$old" ] || echo "$daemon did not come back"
+                for i in $(seq 50); do lith list 2>/dev/null | grep -q '^tiny ' && break; usleep 100000; done
+                lith list | grep -q '^tiny ' && [ "$(inside "echo round $round")" = "round $round" ] && echo "$daemon: alive $round"
+            done
+        done
+        dd if=/dev/zero of=more.img bs=1M count=1 2>/dev/null
+        lith block-attach tiny /root/more.img,,xvdb && echo attached
+        lith shutdown --wait tiny && echo down
+        gone tiny
+        after=$(free_pages)
+        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        cat /var/log/xenolith/lith-*.log
+    "#;
+    let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
+    for daemon in ["lith-xenstored", "lith-consoled"] {
+        (1..=3).for_each(|round| assert_line(&output, &format!("{daemon}: alive {round}")));
+    }
+    for line in ["attached", "down", "same memory"] {
+        assert_line(&output, line);
+    }
+    Ok(())
+}

@@ -30,7 +30,8 @@ done
 if lith info >/dev/null 2>&1; then
 	for daemon in lith-xenstored lith-consoled; do
 		[ -x /usr/sbin/$daemon ] || continue
-		setsid /usr/sbin/$daemon </dev/null >/var/log/xenolith/$daemon.log 2>&1 &
+		# As the units of systemd have it: one that ends is started again.
+		setsid sh -c "while :; do /usr/sbin/$daemon; usleep 100000; done" </dev/null >/var/log/xenolith/$daemon.log 2>&1 &
 		tries=100
 		while [ $daemon = lith-xenstored ] && [ ! -S /run/xenstored/socket ] && [ $tries -gt 0 ]; do
 			tries=$((tries - 1))
