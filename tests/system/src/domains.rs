@@ -211,3 +211,58 @@ fn killed_daemons_come_back() -> Result<()> {
     }
     Ok(())
 }
+
+/// A hundred guests come and go, and free memory is what it was, to the page.
+#[test]
+fn a_hundred_rounds_lose_nothing() -> Result<()> {
+    let script = r#"
+        printf "name = 'idle'\nmemory = 16\nkernel = '/exec/bin/idle'\n" >idle.cfg
+        lith create idle.cfg >/dev/null && lith destroy idle; gone idle
+        before=$(free_pages)
+        for i in $(seq 100); do lith create idle.cfg >/dev/null && lith destroy idle || echo "round $i failed"; done
+        gone idle
+        after=$(free_pages)
+        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        echo end
+    "#;
+    let programs = vec![guests::build()?.join("idle")];
+    let spec = Spec { cpus: 2, memory: 1536, domains: Domains::Tools, programs, ..spec() };
+    let Some(output) = run_with(spec, script)? else { return Ok(()) };
+    assert_line(&output, "same memory");
+    assert_line(&output, "end");
+    assert!(!output.contains("failed"), "{output}");
+    Ok(())
+}
+
+/// A guest is destroyed while it writes to its disk and to its network as fast as it can.
+#[test]
+fn a_guest_ends_in_the_middle_of_its_io() -> Result<()> {
+    let script = r#"
+        dd if=/dev/zero of=disk.img bs=1M count=8 2>/dev/null
+        cp tiny.cfg busy.cfg; echo "disk = ['/root/disk.img,,xvda,w']" >>busy.cfg
+        round() {
+            lith create busy.cfg >/dev/null || exit 1
+            prompts $1
+            inside '(while :; do dd if=/dev/zero of=/dev/xvda bs=64k count=128 conv=fsync 2>/dev/null; done) & (nc 10.0.2.15 5000 </dev/zero) & true'
+            lith destroy tiny || echo "round $1 failed"
+            gone tiny
+        }
+        # prompts N: waits until it has been at its shell so often.
+        prompts() { for i in $(seq 90); do [ "$(lith logs tiny 2>/dev/null | grep -o '/ #' | wc -l)" -ge "$1" ] && return; sleep 1; done; echo "no prompt $1"; }
+        (while :; do sleep 1000 | nc -l -p 5000; done) >/dev/null 2>&1 &
+        round 1
+        before=$(free_pages)
+        for n in 3 5; do round $n; done
+        after=$(free_pages)
+        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        losetup -a | grep disk.img && echo "a loop device stayed: failed"
+        ls /sys/class/net | grep vif && echo "an interface stayed: failed"
+        dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG' && echo "dom0 failed"
+        echo end
+    "#;
+    let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
+    assert_line(&output, "same memory");
+    assert_line(&output, "end");
+    assert!(!output.contains("failed") && !output.contains("no prompt"), "{output}");
+    Ok(())
+}
