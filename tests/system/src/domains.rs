@@ -18,6 +18,8 @@ wait_for() { for i in $(seq 90); do lith logs "$1" 2>/dev/null | grep -q "$2" &&
 # within GUEST COMMAND [SECONDS]: has it do something, and prints what it says; the console shows what came before, too.
 within() { (echo "echo 'be''gin'; $2; echo 'e''nd'"; sleep "${3:-4}") | lith console "$1" | tr -d '\r' | awk '/^begin/ { text = ""; on = 1; next } /^end/ { on = 0 } /^\[ *[0-9]/ { next } on { text = text $0 "\n" } END { printf "%s", text }'; }
 inside() { within tiny "$@"; }
+# same_memory BEFORE: free memory is what it was, at once or a moment later; or else where it is.
+same_memory() { for i in $(seq 10); do after=$(free_pages); [ "$1" = "$after" ] && echo same memory && return; sleep 1; done; echo "memory: $1 then $after"; lith info --memory; }
 gone() { for i in $(seq 60); do lith list | grep -q "^$1 " || return; sleep 1; done; echo "$1 is still there"; }
 "#;
 
@@ -49,8 +51,7 @@ fn a_guest_lives_and_leaves_nothing() -> Result<()> {
         lith unpause tiny && echo unpaused
         lith shutdown --wait tiny && echo down
         gone tiny
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
         lith info --memory | tail -1
     "#;
     let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
@@ -69,8 +70,7 @@ fn ten_rounds_of_create_and_destroy() -> Result<()> {
         lith create tiny.cfg >/dev/null && sleep 2 && lith destroy tiny; gone tiny
         before=$(free_pages)
         for i in $(seq 10); do lith create tiny.cfg >/dev/null && lith destroy tiny || echo "round $i failed"; gone tiny; done
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
         echo end
     "#;
     let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
@@ -90,8 +90,7 @@ fn guests_end_while_dom0_moves_between_cpus() -> Result<()> {
         while :; do lith vcpu-pin 0 all 0; lith vcpu-pin 0 all 1; done & mover=$!
         for i in $(seq 40); do lith create idle.cfg >/dev/null && lith destroy idle || echo "round $i failed"; gone idle; done
         kill $mover; wait $mover
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
         echo end
     "#;
     let programs = vec![guests::build()?.join("idle")];
@@ -155,8 +154,7 @@ fn two_kernels_share_a_machine() -> Result<()> {
         nc -w 20 10.0.2.22 5002 <disk1.img; sleep 2
         [ "$(within guest2 'cat /sum')" = "$(cat sum1)" ] && echo dom0 to guest
         lith destroy guest1 guest2; gone guest1; gone guest2
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
     "#
     );
     let spec = Spec { cpus: 2, memory: 1536, domains: Domains::Tools, programs, ..spec() };
@@ -198,8 +196,7 @@ fn killed_daemons_come_back() -> Result<()> {
         lith block-attach tiny /root/more.img,,xvdb && echo attached
         lith shutdown --wait tiny && echo down
         gone tiny
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
         cat /var/log/xenolith/lith-*.log
     "#;
     let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
@@ -221,8 +218,7 @@ fn a_hundred_rounds_lose_nothing() -> Result<()> {
         before=$(free_pages)
         for i in $(seq 100); do lith create idle.cfg >/dev/null && lith destroy idle || echo "round $i failed"; done
         gone idle
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
         echo end
     "#;
     let programs = vec![guests::build()?.join("idle")];
@@ -253,8 +249,7 @@ fn a_guest_ends_in_the_middle_of_its_io() -> Result<()> {
         round 1
         before=$(free_pages)
         for n in 3 5; do round $n; done
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
         losetup -a | grep disk.img && echo "a loop device stayed: failed"
         ls /sys/class/net | grep vif && echo "an interface stayed: failed"
         dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG' && echo "dom0 failed"

@@ -30,8 +30,7 @@ fn a_million_hostile_hypercalls_disturb_nobody() -> Result<()> {
         inside 'grep -c . /sums; sort -u /sums' >sums
         echo "sums: $(head -n 1 sums)"; [ "$(tail -n +2 sums)" = "$sum" ] && echo same sum || cat sums
         lith destroy tiny; gone tiny
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
         dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG'
         echo end
     "#;

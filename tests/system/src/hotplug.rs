@@ -40,8 +40,7 @@ fn a_running_guest_is_resized() -> Result<()> {
         lith network-detach tiny 00:16:3e:00:00:99 && eventually gone 'ls /sys/class/net/eth1 >/dev/null 2>&1 || echo gone'
         lith shutdown --wait tiny && echo down
         gone tiny
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
     "#
     );
     let Some(output) = run(Domains::Tools, 2, &script)? else { return Ok(()) };
@@ -87,8 +86,7 @@ fn a_guest_starts_again() -> Result<()> {
         prompts 4
         (echo 'echo c >/proc/sysrq-trigger'; sleep 5) | lith console tiny >/dev/null
         gone tiny
-        after=$(free_pages)
-        [ "$before" = "$after" ] && echo same memory || echo "memory: $before then $after"
+        same_memory $before
     "#;
     let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
     for line in ["again 1", "again 2", "again 3", "same memory"] {
