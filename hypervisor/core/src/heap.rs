@@ -13,6 +13,7 @@ use hv_types::{Mfn, PAGE_SHIFT};
 use spin::Mutex;
 
 use crate::frame::{Dead, FrameTable};
+use crate::mmu::clock::is_later;
 use crate::mmu::port::{CpuSet, Tlb};
 use crate::port::Memory;
 
@@ -183,11 +184,6 @@ impl Heap {
     pub fn split(block: Block) -> impl Iterator<Item = Block> {
         block.frames().map(|mfn| Block { mfn, order: 0 })
     }
-}
-
-/// True if time `a` of the flush clock, which wraps, is after `b`.
-const fn is_later(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b) as i32 > 0
 }
 
 const fn zone_of(index: u32) -> usize {

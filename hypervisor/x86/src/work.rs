@@ -124,9 +124,8 @@ pub fn stop(vcpu: &'static Vcpu) {
 /// The vCPU may not be where its affinity lets it: then it moves, at once, or as soon as the CPU that runs it has saved it.
 /// Nobody waits for that; a vCPU may be moved by a call of its own.
 pub fn settle(vcpu: &'static Vcpu) {
-    let fits = |home: &Cpu| vcpu.affinity.lock().contains(home.id);
     // Under the lock of its queue, so that a thief who has seen the old affinity has come and gone.
-    while at_home(vcpu, |home, _, _| fits(home)) == Some(false) {
+    while at_home(vcpu, |home, _, _| vcpu.affinity.lock().contains(home.id)) == Some(false) {
         vcpu.sched.hold(Reasons::MOVING);
         stop(vcpu);
         if !move_held(vcpu) {
@@ -151,17 +150,17 @@ fn move_held(vcpu: &'static Vcpu) -> bool {
         let Some(from) = home(vcpu) else { return false };
         let affinity = *vcpu.affinity.lock();
         let stays = affinity.contains(from.id);
-        let is_held =
+        let is_off =
             |queue: &CpuQueue<Runner>, slot: &Slot| queue.running() != Some(*slot) && vcpu.cpu().is_none();
         // In the queue's lock, so that whoever holds it once more, for another affinity, does so after this.
         let let_go = || vcpu.sched.release(Reasons::MOVING);
         let moved = match online().find(|to| affinity.contains(to.id)).filter(|_| !stays) {
             Some(to) => with_both(from, to, |theirs, its| {
-                let slot = theirs.slot_of(&Runner(vcpu)).filter(|slot| is_held(theirs, slot))?;
+                let slot = theirs.slot_of(&Runner(vcpu)).filter(|slot| is_off(theirs, slot))?;
                 Some((theirs.give(slot, its, time::now()).is_some(), let_go()))
             }),
             None => with_queue(from, |queue| {
-                queue.slot_of(&Runner(vcpu)).filter(|slot| is_held(queue, slot)).map(|_| (stays, let_go()))
+                queue.slot_of(&Runner(vcpu)).filter(|slot| is_off(queue, slot)).map(|_| (stays, let_go()))
             }),
         };
         if let Some((moved, may_run)) = moved {

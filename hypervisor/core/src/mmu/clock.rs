@@ -29,9 +29,14 @@ impl FlushClock {
     }
 }
 
+/// True if time `a` of the clock, which wraps, is after `b`.
+pub const fn is_later(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) as i32 > 0
+}
+
 /// True if a CPU whose last flush was at `flushed` may hold translations from before `stamp`.
 pub const fn may_be_stale(flushed: u32, stamp: u32) -> bool {
-    flushed.wrapping_sub(stamp) as i32 <= 0
+    !is_later(flushed, stamp)
 }
 
 #[cfg(test)]
