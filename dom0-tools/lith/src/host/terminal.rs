@@ -58,19 +58,19 @@ fn copy(console: &mut lith_console::protocol::Attached, terminal: bool) -> io::R
     let mut from = console.output.get_ref();
     // Without a buffer, so that what was not read is still to be waited for.
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut open = true;
-    let mut end = None;
+    // When the input has ended: how long what is answered is followed.
+    let mut end: Option<Instant> = None;
     let mut bytes = [0; 4096];
     loop {
         let (keys, output) = {
             let mut waits = [Wait::new(from.as_fd(), true, false), Wait::new(stdin.as_fd(), true, false)];
             // The end of a pipe is always to be read, so it is not waited for again.
-            let waits = if open { &mut waits[..] } else { &mut waits[..1] };
-            let found = wait(waits, (!open).then_some(AFTERWARDS))?;
-            if !open && (found == 0 || end.is_some_and(|end| Instant::now() >= end)) {
+            let waits = if end.is_none() { &mut waits[..] } else { &mut waits[..1] };
+            let found = wait(waits, end.map(|_| AFTERWARDS))?;
+            if end.is_some_and(|end| found == 0 || Instant::now() >= end) {
                 return Ok(());
             }
-            (open && waits[1].readable(), waits[0].readable())
+            (end.is_none() && waits[1].readable(), waits[0].readable())
         };
         if output {
             match from.read(&mut bytes)? {
@@ -86,8 +86,7 @@ fn copy(console: &mut lith_console::protocol::Attached, terminal: bool) -> io::R
                 return Ok(());
             }
             // The daemon takes a closed end for leaving, so it stays open for the answers.
-            open = len != 0;
-            end = (!open).then(|| Instant::now() + AFTERWARDS_AT_MOST);
+            end = (len == 0).then(|| Instant::now() + AFTERWARDS_AT_MOST);
         }
     }
 }
