@@ -244,7 +244,7 @@ impl StoreEntry<'_> {
             changes.write(format!("{path}/cpu/{vcpu}/availability"), availability(vcpu < self.vcpus));
         }
         self.console(&mut changes, &path);
-        host.change(&changes)?;
+        host.change(changes)?;
         Ok(host.introduce(domid, self.store.0, self.store.1)?)
     }
 
@@ -279,7 +279,7 @@ pub fn write_dom0(host: &dyn Host) -> Result<()> {
             changes.write(format!("{path}/{node}"), kib.clone());
         }
     }
-    Ok(host.change(&changes)?)
+    Ok(host.change(changes)?)
 }
 
 /// The word for a vCPU that shall be up or not.

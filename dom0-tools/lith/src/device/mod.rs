@@ -121,7 +121,7 @@ impl Location {
         }
         changes.write(format!("{backend}/state"), state::INITIALISING);
         changes.write(format!("{frontend}/state"), state::INITIALISING);
-        Ok(host.change(&changes)?)
+        Ok(host.change(changes)?)
     }
 
     /// Waits until the frontend is connected.

@@ -2,7 +2,8 @@
 //! told. Time passes only when somebody waits, and then the guests act.
 
 use super::{
-    BlockDevice, HostError, Hypervisor, NewDomain, Result, StartRegisters, Store, System, errno_text,
+    BlockDevice, Change, Changes, HostError, Hypervisor, NewDomain, Result, StartRegisters, Store, System,
+    errno_text,
 };
 use guest_abi::control::{self, DomainInfo, Failure, Holder, HostInfo, VcpuInfo, Version};
 use std::cell::{Cell, RefCell};
@@ -623,13 +624,18 @@ impl Store for Fake {
         Ok(names)
     }
 
-    fn set_permissions(&self, path: &str, permissions: &[(u32, char)]) -> Result<()> {
-        let mut state = self.state.borrow_mut();
-        if !state.nodes.contains_key(path) {
-            return Err(HostError::errno(format!("permissions of {path}"), ENOENT));
-        }
-        state.permissions.insert(path.to_owned(), permissions.to_vec());
-        Ok(())
+    fn change(&self, changes: Changes) -> Result<()> {
+        changes.0.into_iter().try_for_each(|change| match change {
+            Change::Write(path, value) => self.write(&path, &value),
+            Change::Permissions(path, list) => {
+                let mut state = self.state.borrow_mut();
+                if !state.nodes.contains_key(&path) {
+                    return Err(HostError::errno(format!("permissions of {path}"), ENOENT));
+                }
+                state.permissions.insert(path, list);
+                Ok(())
+            }
+        })
     }
 
     fn introduce(&self, domid: u32, mfn: u64, port: u32) -> Result<()> {

@@ -176,15 +176,8 @@ pub trait Store {
     fn remove(&self, path: &str) -> Result<()>;
     /// Names of a node's children; none if there is no node.
     fn list(&self, path: &str) -> Result<Vec<String>>;
-    /// Sets who may use a node.
-    fn set_permissions(&self, path: &str, permissions: &[(u32, char)]) -> Result<()>;
     /// Makes changes in their order; of several that fail the first is told, and the others may have been made.
-    fn change(&self, changes: &Changes) -> Result<()> {
-        changes.0.iter().try_for_each(|change| match change {
-            Change::Write(path, value) => self.write(path, value),
-            Change::Permissions(path, list) => self.set_permissions(path, list),
-        })
-    }
+    fn change(&self, changes: Changes) -> Result<()>;
     /// Tells the store of a new domain and its ring.
     fn introduce(&self, domid: u32, mfn: u64, port: u32) -> Result<()>;
     /// Tells it that a domain is gone.

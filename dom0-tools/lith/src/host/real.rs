@@ -273,12 +273,20 @@ fn words(map: &[u64]) -> [u64; AFFINITY_WORDS] {
     std::array::from_fn(|index| map.get(index).copied().unwrap_or(0))
 }
 
-fn permissions_of(permissions: &[(u32, char)]) -> Result<Vec<Permission>> {
-    let parse = |(domid, letter): &(u32, char)| {
-        let permission = Permission::parse(&format!("{letter}{domid}"));
-        permission.ok_or_else(|| HostError::System(format!("no permission is called {letter}")))
-    };
-    permissions.iter().map(parse).collect()
+impl Change {
+    fn for_the_store(self) -> Result<lith_client::store::Change> {
+        use lith_client::store::Change as Theirs;
+        let parse = |(domid, letter): (u32, char)| {
+            let permission = Permission::parse(&format!("{letter}{domid}"));
+            permission.ok_or_else(|| HostError::System(format!("no permission is called {letter}")))
+        };
+        Ok(match self {
+            Change::Write(path, value) => Theirs::Write(path, value.into()),
+            Change::Permissions(path, list) => {
+                Theirs::Permissions(path, list.into_iter().map(parse).collect::<Result<_>>()?)
+            }
+        })
+    }
 }
 
 impl Store for Dom0 {
@@ -301,23 +309,8 @@ impl Store for Dom0 {
         })
     }
 
-    fn set_permissions(&self, path: &str, permissions: &[(u32, char)]) -> Result<()> {
-        let list = permissions_of(permissions)?;
-        self.store(path, |store| store.set_permissions(path, &list))
-    }
-
-    fn change(&self, changes: &Changes) -> Result<()> {
-        let change = |change: &Change| {
-            Ok(match change {
-                Change::Write(path, value) => {
-                    lith_client::store::Change::Write(path.clone(), value.clone().into())
-                }
-                Change::Permissions(path, list) => {
-                    lith_client::store::Change::Permissions(path.clone(), permissions_of(list)?)
-                }
-            })
-        };
-        let changes = changes.0.iter().map(change).collect::<Result<Vec<_>>>()?;
+    fn change(&self, changes: Changes) -> Result<()> {
+        let changes = changes.0.into_iter().map(Change::for_the_store).collect::<Result<Vec<_>>>()?;
         self.store("changing it", |store| store.change(&changes))
     }
 
