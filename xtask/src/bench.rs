@@ -1,7 +1,7 @@
 //! `bench`: one program, the first process of the same machine with no hypervisor, with Debian's Xen and with
 //! Xenolith, in one go; a table of what each operation takes, and the ratios.
 
-use crate::bench_table::{Column, Row, Table, name};
+use crate::bench_table::{Column, Row, Table, hypervisors, name};
 use crate::console::Console;
 use crate::image::cpio::Archive;
 use crate::machine::{self, Hypervisor, Kernel, Machine, Spec};
@@ -87,7 +87,7 @@ fn parse(args: &[String]) -> Result<Options> {
     while let Some(option) = args.next() {
         let mut value = || args.next().with_context(|| format!("{option} needs a value"));
         match option.as_str() {
-            "--on" => options.on = value()?.split(',').map(hypervisor).collect::<Result<_>>()?,
+            "--on" => options.on = hypervisors(value()?, &options.on)?,
             // What follows `--` are the arguments of the first process.
             "--rows" => options.spec.dom0_append += &format!(" -- {}", value()?.replace(',', " ")),
             "--kernel" => options.spec.kernel = kernel(value()?)?,
@@ -103,13 +103,6 @@ fn parse(args: &[String]) -> Result<Options> {
         }
     }
     Ok(options)
-}
-
-fn hypervisor(text: &str) -> Result<Hypervisor> {
-    [Hypervisor::Bare, Hypervisor::Xen, Hypervisor::Xenolith]
-        .into_iter()
-        .find(|&hypervisor| name(hypervisor) == text)
-        .with_context(|| format!("{text} is not one of bare, xen, xenolith"))
 }
 
 fn kernel(text: &str) -> Result<Kernel> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench_table::name;
+use crate::bench_table::{hypervisors, name};
 use crate::console::Console;
 use crate::machine::{Domains, Hypervisor, Machine, Spec};
 use crate::{bench, guests};
@@ -38,12 +38,7 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--on" => {
-                let list = args.next().context("--on needs a list")?;
-                let unknown = list.split(',').find(|word| !on.iter().any(|known| name(*known) == *word));
-                ensure!(unknown.is_none(), "no hypervisor is called {}\n{HELP}", unknown.unwrap_or_default());
-                on.retain(|hypervisor| list.split(',').any(|word| word == name(*hypervisor)));
-            }
+            "--on" => on = hypervisors(args.next().context("--on needs a list")?, &on)?,
             "--check" => check = true,
             "--verbose" => verbose = true,
             "--help" | "-h" => {

@@ -1,6 +1,7 @@
 //! The table of `bench`: a column a hypervisor, the ratios between them, what was counted, and the bars.
 
 use crate::machine::Hypervisor;
+use anyhow::{Context, Result};
 use std::fmt::Write;
 
 /// One operation.
@@ -50,6 +51,15 @@ pub fn name(hypervisor: Hypervisor) -> &'static str {
         Hypervisor::Xen => "xen",
         Hypervisor::Xenolith => "xenolith",
     }
+}
+
+/// The hypervisors of a list, each of which is one of those that are known.
+pub fn hypervisors(list: &str, known: &[Hypervisor]) -> Result<Vec<Hypervisor>> {
+    let find = |word: &str| known.iter().copied().find(|&hypervisor| name(hypervisor) == word);
+    let names = || known.iter().map(|&hypervisor| name(hypervisor)).collect::<Vec<_>>().join(", ");
+    list.split(',')
+        .map(|word| find(word).with_context(|| format!("{word} is not one of {}", names())))
+        .collect()
 }
 
 /// A cell, or a dash.
