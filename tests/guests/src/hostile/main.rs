@@ -5,7 +5,8 @@
 #![no_main]
 
 use claim::abi::Hypercall;
-use claim::abi::sched::SHUTDOWN_POWEROFF;
+use claim::abi::sched::*;
+use claim::abi::vcpu::VCPUOP_DOWN;
 use claim::abi::xen::{DOMID_IDLE, DOMID_IO, DOMID_SELF, DOMID_XEN};
 use claim::hypercall::call_number;
 use claim::{mm, say, stop};
@@ -14,10 +15,15 @@ claim::claim!(run);
 
 /// Pages that arguments are made in, and that calls may do anything with.
 const PAGES: usize = 24;
-/// `VCPUOP_down`: the end of a guest with one vCPU.
-const VCPUOP_DOWN: u64 = 3;
-/// `SCHEDOP_*` that block, shut down, poll, or set a watchdog.
-const ENDS: [u64; 6] = [1, 2, 3, 4, 5, 6];
+/// What waits for nothing, ends this guest, or has it ended. So does [`VCPUOP_DOWN`], of its one vCPU.
+const ENDS: [u32; 6] = [
+    SCHEDOP_BLOCK,
+    SCHEDOP_SHUTDOWN,
+    SCHEDOP_POLL,
+    SCHEDOP_REMOTE_SHUTDOWN,
+    SCHEDOP_SHUTDOWN_CODE,
+    SCHEDOP_WATCHDOG,
+];
 /// Calls that say where traps and events go.
 const DIRECTIONS: [Hypercall; 4] =
     [Hypercall::SetTrapTable, Hypercall::SetCallbacks, Hypercall::CallbackOp, Hypercall::StackSwitch];
@@ -94,7 +100,7 @@ impl Hostile {
             1 => self.chance.below(1 << 32),
             2 => u64::MAX - self.chance.below(4),
             3 => 1 << self.chance.below(64),
-            4 => self.frame() << 12 | self.chance.below(8) | u64::from(self.chance.one_in(3)) * 0x60,
+            4 => self.frame() << 12 | self.chance.below(8) | (u64::from(self.chance.one_in(3)) * 0x60),
             5 => self.frame(),
             6 => self.address(),
             7 => u64::from(self.domain()) | self.chance.below(64) << 32,
@@ -133,7 +139,7 @@ impl Hostile {
 
     /// Another command in the place of one that is there to end this guest.
     fn without_end(&self, number: u64, command: u64) -> u64 {
-        let low = command & 0xffff_ffff;
+        let low = command as u32;
         let ends = match number {
             n if n == u64::from(Hypercall::SchedOp.number()) => ENDS.contains(&low),
             n if n == u64::from(Hypercall::VcpuOp.number()) => low == VCPUOP_DOWN,
@@ -172,9 +178,13 @@ impl Hostile {
             [self.chance.of(&self.pages), self.word(), self.chance.below(8), 0, 0]
         } else if is(H::Multicall) {
             for entry in 0..count.min(4) {
-                let inner = self.number();
+                // No breakpoints: the words behind the command could set one on its own code.
+                let inner = match self.number() {
+                    n if n == u64::from(H::SetDebugreg.number()) => u64::from(H::XenVersion.number()),
+                    n => n,
+                };
                 let command = self.command(inner);
-                poke(at + entry * 64, if inner == u64::from(H::SetDebugreg.number()) { 17 } else { inner });
+                poke(at + entry * 64, inner);
                 poke(at + entry * 64 + 16, command);
             }
             [at, count.min(4), 0, 0, 0]
