@@ -20,8 +20,31 @@ within() { (echo "echo 'be''gin'; $2; echo 'e''nd'"; sleep "${3:-4}") | lith con
 inside() { within tiny "$@"; }
 # same_memory BEFORE: free memory is what it was, at once or a moment later; or else where it is.
 same_memory() { for i in $(seq 10); do after=$(free_pages); [ "$1" = "$after" ] && echo same memory && return; sleep 1; done; echo "memory: $1 then $after"; lith info --memory; }
+# prompts N: waits until `tiny` has been at its shell so often.
+prompts() { for i in $(seq 90); do [ "$(lith logs tiny 2>/dev/null | grep -o '/ #' | wc -l)" -ge "$1" ] && return; sleep 1; done; echo "no prompt $1"; }
+# complaints: what dom0's kernel says when it is not well.
+complaints() { dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG'; }
+# rounds TIMES NAME: makes and destroys the domain of NAME.cfg so often.
+rounds() { for i in $(seq $1); do lith create $2.cfg >/dev/null && lith destroy $2 || echo "round $i failed"; gone $2; done; }
 gone() { for i in $(seq 60); do lith list | grep -q "^$1 " || return; sleep 1; done; echo "$1 is still there"; }
 "#;
+
+/// A machine whose dom0 has the tools and one of the guests beside the claims, in `/exec/bin`.
+pub fn machine_with(guest: &str) -> Result<Spec> {
+    let programs = vec![guests::build()?.join(guest)];
+    Ok(Spec { cpus: 2, memory: 1536, domains: Domains::Tools, programs, ..spec() })
+}
+
+/// Guests come and go as the script has it; none fails, and nothing is lost.
+fn assert_rounds(spec: Spec, script: &str) -> Result<()> {
+    let Some(output) = run_with(spec, &format!("{script}\nsame_memory $before\necho end\n"))? else {
+        return Ok(());
+    };
+    assert_line(&output, "same memory");
+    assert_line(&output, "end");
+    assert!(!output.contains("failed"), "{output}");
+    Ok(())
+}
 
 pub fn run(domains: Domains, cpus: u32, script: &str) -> Result<Option<String>> {
     run_with(Spec { cpus, memory: 1536, domains, ..spec() }, script)
@@ -69,37 +92,27 @@ fn ten_rounds_of_create_and_destroy() -> Result<()> {
     let script = r#"
         lith create tiny.cfg >/dev/null && sleep 2 && lith destroy tiny; gone tiny
         before=$(free_pages)
-        for i in $(seq 10); do lith create tiny.cfg >/dev/null && lith destroy tiny || echo "round $i failed"; gone tiny; done
-        same_memory $before
-        echo end
+        rounds 10 tiny
     "#;
-    let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };
-    assert_line(&output, "same memory");
-    assert_line(&output, "end");
-    assert!(!output.contains("failed"), "{output}");
-    Ok(())
+    assert_rounds(Spec { cpus: 2, memory: 1536, domains: Domains::Tools, ..spec() }, script)
 }
+
+/// A domain that does nothing, made once before memory is looked at.
+const IDLE: &str = r#"
+printf "name = 'idle'\nmemory = 16\nkernel = '/exec/bin/idle'\n" >idle.cfg
+lith create idle.cfg >/dev/null && lith destroy idle; gone idle
+before=$(free_pages)
+"#;
 
 /// The destruction of a guest is a call that comes again, on another CPU than before.
 #[test]
 fn guests_end_while_dom0_moves_between_cpus() -> Result<()> {
     let script = r#"
-        printf "name = 'idle'\nmemory = 16\nkernel = '/exec/bin/idle'\n" >idle.cfg
-        lith create idle.cfg >/dev/null && lith destroy idle; gone idle
-        before=$(free_pages)
         while :; do lith vcpu-pin 0 all 0; lith vcpu-pin 0 all 1; done & mover=$!
-        for i in $(seq 40); do lith create idle.cfg >/dev/null && lith destroy idle || echo "round $i failed"; gone idle; done
+        rounds 40 idle
         kill $mover; wait $mover
-        same_memory $before
-        echo end
     "#;
-    let programs = vec![guests::build()?.join("idle")];
-    let spec = Spec { cpus: 2, memory: 1536, domains: Domains::Tools, programs, ..spec() };
-    let Some(output) = run_with(spec, script)? else { return Ok(()) };
-    assert_line(&output, "same memory");
-    assert_line(&output, "end");
-    assert!(!output.contains("failed"), "{output}");
-    Ok(())
+    assert_rounds(machine_with("idle")?, &format!("{IDLE}{script}"))
 }
 
 /// A Debian with systemd on an ext4 disk of its own, to its login.
@@ -212,22 +225,7 @@ fn killed_daemons_come_back() -> Result<()> {
 /// A hundred guests come and go, and free memory is what it was, to the page.
 #[test]
 fn a_hundred_rounds_lose_nothing() -> Result<()> {
-    let script = r#"
-        printf "name = 'idle'\nmemory = 16\nkernel = '/exec/bin/idle'\n" >idle.cfg
-        lith create idle.cfg >/dev/null && lith destroy idle; gone idle
-        before=$(free_pages)
-        for i in $(seq 100); do lith create idle.cfg >/dev/null && lith destroy idle || echo "round $i failed"; done
-        gone idle
-        same_memory $before
-        echo end
-    "#;
-    let programs = vec![guests::build()?.join("idle")];
-    let spec = Spec { cpus: 2, memory: 1536, domains: Domains::Tools, programs, ..spec() };
-    let Some(output) = run_with(spec, script)? else { return Ok(()) };
-    assert_line(&output, "same memory");
-    assert_line(&output, "end");
-    assert!(!output.contains("failed"), "{output}");
-    Ok(())
+    assert_rounds(machine_with("idle")?, &format!("{IDLE}rounds 100 idle"))
 }
 
 /// A guest is destroyed while it writes to its disk and to its network as fast as it can.
@@ -243,8 +241,6 @@ fn a_guest_ends_in_the_middle_of_its_io() -> Result<()> {
             lith destroy tiny || echo "round $1 failed"
             gone tiny
         }
-        # prompts N: waits until it has been at its shell so often.
-        prompts() { for i in $(seq 90); do [ "$(lith logs tiny 2>/dev/null | grep -o '/ #' | wc -l)" -ge "$1" ] && return; sleep 1; done; echo "no prompt $1"; }
         (while :; do sleep 1000 | nc -l -p 5000; done) >/dev/null 2>&1 &
         round 1
         before=$(free_pages)
@@ -252,7 +248,7 @@ fn a_guest_ends_in_the_middle_of_its_io() -> Result<()> {
         same_memory $before
         losetup -a | grep disk.img && echo "a loop device stayed: failed"
         ls /sys/class/net | grep vif && echo "an interface stayed: failed"
-        dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG' && echo "dom0 failed"
+        complaints && echo "dom0 failed"
         echo end
     "#;
     let Some(output) = run(Domains::Tools, 2, script)? else { return Ok(()) };

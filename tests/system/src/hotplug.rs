@@ -72,8 +72,6 @@ fn a_guest_starts_again() -> Result<()> {
         before=$(free_pages)
         lith create tiny.cfg || exit 1
         uuid() { lith show tiny --format json | sed -n 's/.*"uuid": "\(.*\)".*/\1/p'; }
-        # prompts N: waits until it has been at its shell so often.
-        prompts() { for i in $(seq 90); do [ "$(lith logs tiny | grep -o '/ #' | wc -l)" -ge "$1" ] && return; sleep 1; done; echo "no prompt $1"; }
         for round in 1 2 3; do
             prompts $round
             old=$(lith domid tiny) of=$(uuid)

@@ -1,8 +1,9 @@
 //! Many CPUs, many vCPUs, and vCPUs that come and go.
 
-use crate::guest::{BOOT, assert_line, command, hypervisor, spec};
+use crate::domains::run_with;
+use crate::guest::{BOOT, assert_line, command, spec};
 use anyhow::Result;
-use xtask::machine::{Domains, Firmware, Hypervisor, Spec};
+use xtask::machine::{Domains, Firmware, Spec};
 
 /// Work on every vCPU while the others are taken out and put back; each worker says that it came to its end. `ROUNDS`
 /// and `LOOPS` are put in front.
@@ -75,10 +76,6 @@ fn pinned_vcpus_work() -> Result<()> {
 /// dom0 moves its own vCPUs, also the one that asks, and each is soon where it may be.
 #[test]
 fn a_vcpu_moves_itself() -> Result<()> {
-    if hypervisor() != Hypervisor::Xenolith {
-        // `lith` speaks Xenolith's own control interface.
-        return Ok(());
-    }
     let spec = Spec { cpus: 2, domains: Domains::Tools, ..spec() };
     let script = r#"
         for i in $(seq 10); do
@@ -89,7 +86,7 @@ fn a_vcpu_moves_itself() -> Result<()> {
         lith vcpu-list | awk '$1 == "Domain-0" { print "vCPU", $3, "on", $4, "may", $8 }'
         echo end
     "#;
-    let output = command(spec, script, BOOT)?;
+    let Some(output) = run_with(spec, script)? else { return Ok(()) };
     for line in ["vCPU 0 on 1 may 1", "vCPU 1 on 0 may 0", "end"] {
         assert_line(&output, line);
     }
