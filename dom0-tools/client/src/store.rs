@@ -494,6 +494,12 @@ impl Store {
         }
     }
 
+    /// True if something came with an answer that [`Store::next_event`] has not looked at. The descriptor does not tell: it may have
+    /// nothing more to read.
+    pub fn has_unread(&self) -> bool {
+        !self.events.is_empty() || !matches!(wire::decode(&self.input), Ok(None))
+    }
+
     fn wait(&self, limit: Option<Duration>) -> Result<bool> {
         let mut waits = [Wait::new(self.as_fd(), true, false)];
         os::wait(&mut waits, limit).map(|found| found > 0).map_err(broken)

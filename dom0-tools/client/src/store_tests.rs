@@ -39,9 +39,12 @@ fn events_wait_while_a_request_is_answered() {
         vec![(Kind::WatchEvent, b"/a\0t\0"), (Kind::Read, b"value")],
         vec![(Kind::Error, b"ENOENT\0")],
     ]);
+    assert!(!store.has_unread());
     assert_eq!(store.read_text("/x").unwrap(), "value");
     assert!(store.read_opt("/y").unwrap().is_none());
+    assert!(store.has_unread(), "though there is nothing more to read");
     let event = store.next_event(Some(Duration::ZERO)).unwrap().unwrap();
+    assert!(!store.has_unread());
     assert_eq!((event.path.as_str(), event.token.as_str()), ("/a", "t"));
     // The other end closes when its thread ends.
     assert!(store.next_event(Some(Duration::from_secs(30))).is_err(), "the other end has gone");

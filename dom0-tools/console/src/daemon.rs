@@ -151,7 +151,8 @@ impl<H: Hypervisor, D: Directory> Daemon<H, D> {
         let masked = self.consoles.values_mut().filter(|console| console.masked);
         let shares = masked.filter_map(|console| console.share.wait(now));
         let retry = self.ask_again.then_some(RETRY);
-        let limit = shares.chain(limit).chain(retry).min();
+        let unread = self.domains.has_unread().then_some(Duration::ZERO);
+        let limit = shares.chain(limit).chain(retry).chain(unread).min();
         let mut waits: Vec<_> =
             self.clients.iter().map(|c| Wait::new(c.fd(), c.wants_read(), c.wants_write())).collect();
         let clients = waits.len();

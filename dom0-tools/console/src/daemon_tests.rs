@@ -50,6 +50,8 @@ impl Hypervisor for Host {
 struct List {
     entries: Vec<Entry>,
     changed: bool,
+    /// What changes while they are listed.
+    next: Option<Vec<Entry>>,
 }
 
 impl Directory for List {
@@ -57,7 +59,14 @@ impl Directory for List {
         std::mem::take(&mut self.changed)
     }
     fn list(&mut self) -> Option<Vec<Entry>> {
-        Some(self.entries.clone())
+        let entries = self.entries.clone();
+        if let Some(next) = self.next.take() {
+            (self.entries, self.changed) = (next, true);
+        }
+        Some(entries)
+    }
+    fn has_unread(&self) -> bool {
+        self.changed
     }
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -135,6 +144,22 @@ fn read(attached: &mut Attached, len: usize) -> String {
 
 fn log(bench: &Bench, name: &str) -> Vec<u8> {
     history::read(&bench.dir.path().join("logs"), name, u64::MAX).unwrap()
+}
+
+#[test]
+fn a_domain_that_goes_while_others_are_looked_for_is_lost() {
+    let mut bench = Bench::new();
+    let page = bench.add(1, "one");
+    bench.daemon.directory().next = Some(Vec::new());
+    bench.turn();
+    assert_eq!(bench.daemon.consoles.len(), 1, "it was there when the list was begun");
+    // Nothing wakes the daemon, and nothing has to.
+    let (begun, limit) = (Instant::now(), Duration::from_mins(1));
+    bench.daemon.turn(None, Some(limit)).unwrap();
+    assert!(begun.elapsed() < limit);
+    assert_eq!(bench.daemon.consoles.len(), 0);
+    bench.daemon.hypervisor().pages.clear();
+    assert_eq!(Arc::strong_count(&page), 1, "nobody has it mapped");
 }
 
 #[test]

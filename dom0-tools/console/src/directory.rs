@@ -26,7 +26,10 @@ pub trait Directory {
     /// All that have a console; `None` when nobody can be asked just now.
     fn list(&mut self) -> Option<Vec<Entry>>;
 
-    /// Readable when [`Directory::changed`] has something to say.
+    /// True if [`Directory::changed`] has something to say that came while [`Directory::list`] asked: nothing announces it any more.
+    fn has_unread(&self) -> bool;
+
+    /// Readable when something comes that [`Directory::changed`] tells.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }
 
@@ -87,6 +90,10 @@ impl Directory for ByStore {
             self.store = None;
         }
         listed.ok()
+    }
+
+    fn has_unread(&self) -> bool {
+        self.store.as_ref().is_some_and(Store::has_unread)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
