@@ -42,10 +42,7 @@ fn memory(host: &dyn Host, domain: &Domain) -> Result<Vec<u8>> {
         }
     }
     if memory.is_empty() {
-        return Err(Error::new(
-            Kind::Other,
-            "the guest ended before it told where its memory is: there is no dump",
-        ));
+        return Err(Error::new(Kind::Other, "it ended before it told where its memory is"));
     }
     Ok(memory)
 }

@@ -148,7 +148,11 @@ fn act(
     tell: &mut dyn FnMut(&str),
 ) -> Result<Option<u32>> {
     if matches!(action, Action::CoredumpDestroy | Action::CoredumpRestart) {
-        crate::dump::dump(host, old)?;
+        // A full disk is no reason to leave a dead domain where a new one shall be.
+        match crate::dump::dump(host, old) {
+            Ok(file) => tell(&format!("domain {}'s memory is in {}", old.id(), file.display())),
+            Err(error) => tell(&format!("there is no dump of domain {}: {}", old.id(), error.message)),
+        }
     }
     match action {
         Action::Preserve => return Ok(None),
@@ -174,7 +178,10 @@ fn act(
     }
     let recipe = recipe.renewed(host);
     let mut config = recipe.config()?;
-    if config.uuid.is_none() && action != Action::RenameRestart {
+    if action == Action::RenameRestart {
+        // The one that is kept has it.
+        config.uuid = None;
+    } else if config.uuid.is_none() {
         config.uuid = Some(old.uuid());
     }
     let new = create(host, &config, &mut Quiet)?;

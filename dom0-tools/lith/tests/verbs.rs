@@ -270,10 +270,16 @@ fn domains_are_supervised() {
     };
     file("reboots", "on_reboot=\"restart\"");
     file("kept", "on_poweroff=\"preserve\"");
-    file("renamed", "on_crash=\"rename-restart\"");
+    // The one that is kept keeps its UUID.
+    file("renamed", "on_crash=\"rename-restart\"\nuuid=\"52454e41-4d45-4d45-8052-454e414d4544\"");
+    // There is nothing to dump, which is no reason not to go on.
+    file("dumped", "on_crash=\"coredump-destroy\"");
+    file("redumped", "on_crash=\"coredump-restart\"");
     file("gone", "");
     let disks = "disk=[]";
-    for (name, reason) in [("gone", 0), ("reboots", 1), ("kept", 0), ("renamed", 3)] {
+    for (name, reason) in
+        [("gone", 0), ("reboots", 1), ("kept", 0), ("renamed", 3), ("dumped", 3), ("redumped", 3)]
+    {
         s.lith(&format!("-q create /etc/{name}.cfg {disks} --wait"));
         let before = s.fake().supervised().len();
         let domid = *s.fake().supervised().last().unwrap();
