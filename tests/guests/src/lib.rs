@@ -62,6 +62,14 @@ pub fn stop(reason: u32) -> ! {
     }
 }
 
+/// A number of the command line.
+pub fn option(name: &str) -> Option<u64> {
+    let info = mm::start_info();
+    let end = info.cmd_line.iter().position(|byte| *byte == 0)?;
+    let line = core::str::from_utf8(&info.cmd_line[..end]).ok()?;
+    line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+}
+
 /// Prints the failure; the missing `end` line tells the runner.
 #[panic_handler]
 fn panic(info: &PanicInfo) -> ! {

@@ -9,6 +9,7 @@
 mod boot;
 mod disk;
 mod domains;
+mod endings;
 mod failing;
 mod guest;
 mod hostile;

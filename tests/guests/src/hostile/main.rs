@@ -9,7 +9,7 @@ use claim::abi::sched::*;
 use claim::abi::vcpu::VCPUOP_DOWN;
 use claim::abi::xen::{DOMID_IDLE, DOMID_IO, DOMID_SELF, DOMID_XEN};
 use claim::hypercall::call_number;
-use claim::{mm, say, stop};
+use claim::{mm, option, say, stop};
 
 claim::claim!(run);
 
@@ -215,14 +215,6 @@ fn poke(at: u64, value: u64) {
 
 fn is_writable(at: u64) -> bool {
     mm::entry(at & !0xfff, 1).value & (mm::P | mm::RW) == mm::P | mm::RW
-}
-
-/// A number of the command line.
-fn option(name: &str) -> Option<u64> {
-    let info = mm::start_info();
-    let end = info.cmd_line.iter().position(|byte| *byte == 0)?;
-    let line = core::str::from_utf8(&info.cmd_line[..end]).ok()?;
-    line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
 fn run() {
