@@ -12,9 +12,8 @@ use hv_pv::regs::Regs;
 use hv_types::GuestVa;
 
 use crate::dev::{apic, vector};
-use crate::paging;
 use crate::percpu::{Cpu, online, this_cpu};
-use crate::{cpu, panic, watchdog};
+use crate::{cpu, panic, tlb, watchdog};
 
 /// Bits of [`Requests::bits`].
 mod bit {
@@ -29,7 +28,7 @@ mod bit {
 }
 
 /// States of [`Requests::tlb`].
-mod tlb {
+mod use_of_tables {
     /// The CPU uses what its TLB holds.
     pub const USED: u32 = 0;
     /// It idles on the hypervisor's own tables.
@@ -64,7 +63,7 @@ impl Requests {
             caches: AtomicU32::new(0),
             sent: AtomicU32::new(0),
             late: AtomicU32::new(0),
-            tlb: AtomicU32::new(tlb::USED),
+            tlb: AtomicU32::new(use_of_tables::USED),
         }
     }
 
@@ -80,20 +79,25 @@ fn send(to: &Cpu) {
 
 /// From here on this CPU uses the hypervisor's own tables only, and need not be told of flushes.
 pub fn tlb_rests(cpu: &Cpu) {
-    cpu.requests.tlb.store(tlb::IDLE, Ordering::SeqCst);
+    cpu.requests.tlb.store(use_of_tables::IDLE, Ordering::SeqCst);
 }
 
 /// This CPU uses guests' tables again: flushes if it missed something.
 pub fn tlb_is_used(cpu: &Cpu) {
-    if cpu.requests.tlb.swap(tlb::USED, Ordering::SeqCst) == tlb::STALE {
-        paging::flush_this_cpu();
+    if cpu.requests.tlb.swap(use_of_tables::USED, Ordering::SeqCst) == use_of_tables::STALE {
+        tlb::flush_this_cpu();
     }
 }
 
 /// True if the CPU idles and was told to flush before it goes on.
 fn left_a_note(to: &Cpu) -> bool {
-    let seen = to.requests.tlb.compare_exchange(tlb::IDLE, tlb::STALE, Ordering::SeqCst, Ordering::SeqCst);
-    matches!(seen, Ok(_) | Err(tlb::STALE))
+    let seen = to.requests.tlb.compare_exchange(
+        use_of_tables::IDLE,
+        use_of_tables::STALE,
+        Ordering::SeqCst,
+        Ordering::SeqCst,
+    );
+    matches!(seen, Ok(_) | Err(use_of_tables::STALE))
 }
 
 /// True if the CPU has not flushed everything since `stamp`.
@@ -214,11 +218,11 @@ pub fn serve(regs: &Regs) -> bool {
     let bits = requests.bits.swap(0, Ordering::AcqRel);
     let page = requests.page.load(Ordering::Acquire);
     if page != 0 {
-        cpu::invlpg(page & !0xfff);
+        tlb::flush_page(page & !0xfff);
         requests.page.store(0, Ordering::Release);
     }
     if bits & bit::FLUSH != 0 {
-        let began = paging::flush_and_date(own);
+        let began = tlb::flush_and_date(own);
         own.flushed_for_others.store(began, Ordering::Release);
     }
     if bits & bit::CACHES != 0 {

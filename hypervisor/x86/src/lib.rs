@@ -46,6 +46,7 @@ pub mod smp;
 pub mod snapshot;
 pub mod start;
 pub mod switch;
+pub mod tlb;
 pub mod trap;
 pub mod vcpu;
 pub mod watchdog;

@@ -7,8 +7,7 @@ use hv_core::frame::{Frame, FrameTable};
 use hv_core::grant::{GrantPorts, GrantTable};
 use hv_core::heap::Heap;
 use hv_core::memory_op::{MemoryMap, MemoryPorts};
-use hv_core::mmu::clock::{FlushClock, may_be_stale};
-use hv_core::mmu::port::{CpuSet, Domains, Registers, Tlb};
+use hv_core::mmu::port::{Domains, Registers, Tlb};
 use hv_core::mmu::{Caller, DomainMemory, EmulatedWrite, Mmu, RangeSet};
 use hv_core::port::{GuestSpace, Memory};
 use hv_pv::code::Code;
@@ -31,13 +30,12 @@ use crate::machine::Machine;
 use crate::mem::{self, PAGE, phys_to_virt, pte};
 use crate::percpu::{self, Cpu, this_cpu};
 use crate::vcpu::{Vcpu, current};
-use crate::{cpu, desc, domain, ipi};
+use crate::{cpu, desc, domain, ipi, tlb};
 
 /// Free memory of the machine.
 pub static HEAP: Heap = Heap::new();
 static READ_ONLY_IO: Mutex<RangeSet> = Mutex::new(RangeSet::new());
 static MACHINE: Machine = Machine;
-static CLOCK: FlushClock = FlushClock::new();
 
 /// The frame table and the M2P, as slices over their windows, and what belongs to them.
 static MMU: Once<Mmu<'static, Machine>> = Once::new();
@@ -76,109 +74,10 @@ pub fn take_frame() -> Option<u64> {
     Some(fresh.make_safe(&MACHINE, false).mfn().0 * PAGE)
 }
 
-/// Flushes every translation on this CPU, global ones too, and remembers when.
-fn flush_all(cpu: &Cpu) {
-    let began = flush_and_date(cpu);
-    cpu.flushed.store(began, Ordering::Release);
-}
-
-/// The flush clock's next time, for a flush that begins now.
-fn tick() -> u32 {
-    let (now, round) = CLOCK.tick();
-    if round {
-        ipi::flush_everywhere_soon();
-    }
-    now
-}
-
-/// Flushes every translation on this CPU; answers when that began, by the flush clock.
-pub fn flush_and_date(cpu: &Cpu) -> u32 {
-    let began = tick();
-    percpu::count(&cpu.tlb_flushes);
-    let cr4 = cpu::cr4();
-    // SAFETY: PGE goes off and on again, which drops all translations and changes nothing else.
-    unsafe {
-        if cr4 & CR4_PGE != 0 {
-            cpu::set_cr4(cr4 & !CR4_PGE);
-            cpu::set_cr4(cr4);
-        } else {
-            cpu::set_cr3(cpu.loaded_root.get());
-        }
-    }
-    began
-}
-
-/// Flushes every translation on this CPU.
-pub fn flush_this_cpu() {
-    flush_all(this_cpu());
-}
-
-const CR4_PGE: u64 = 1 << 7;
-
-fn holds_this(cpus: &CpuSet) -> bool {
-    cpus.contains(this_cpu().id)
-}
-
-impl Tlb for Machine {
-    #[inline(always)]
-    fn clock(&self) -> u32 {
-        CLOCK.now()
-    }
-
-    fn flush_stale(&self, cpus: &CpuSet, stamp: u32) {
-        let cpu = this_cpu();
-        if cpus.contains(cpu.id) && may_be_stale(cpu.flushed.load(Ordering::Relaxed), stamp) {
-            flush_all(cpu);
-        }
-        ipi::flush_others(cpus, stamp);
-    }
-
-    #[inline(always)]
-    fn flush_local(&self) {
-        flush_all(this_cpu());
-    }
-
-    #[inline(always)]
-    fn flush_page_local(&self, va: GuestVa) {
-        percpu::count(&this_cpu().tlb_flushes);
-        cpu::invlpg(va.0);
-    }
-
-    fn flush(&self, cpus: &CpuSet) {
-        ipi::flush_others(cpus, CLOCK.now());
-        if holds_this(cpus) {
-            flush_all(this_cpu());
-        }
-    }
-
-    fn flush_page(&self, cpus: &CpuSet, va: GuestVa) {
-        ipi::flush_page_of_others(cpus, va, CLOCK.now());
-        if holds_this(cpus) {
-            self.flush_page_local(va);
-        }
-    }
-
-    fn relax(&self) {
-        // Requests of other CPUs are served by NMI meanwhile.
-        core::hint::spin_loop();
-    }
-}
-
 impl Registers for Machine {
     fn load_root(&self, root: Mfn) {
-        let cpu = this_cpu();
-        cpu.loaded_root.set(root.0 << 12);
-        percpu::count(&cpu.root_loads);
-        let began = tick();
-        let cr4 = cpu::cr4();
-        // SAFETY: the core has validated the root and holds a reference for the vCPU (I-PT-2). PGE is off while the
-        // root changes, so that no translation of the old one survives.
-        unsafe {
-            cpu::set_cr4(cr4 & !CR4_PGE);
-            cpu::set_cr3(root.0 << 12);
-            cpu::set_cr4(cr4);
-        }
-        cpu.flushed.store(began, Ordering::Release);
+        // SAFETY: the core has validated the root and holds a reference for the vCPU (I-PT-2).
+        unsafe { tlb::load_new_root(this_cpu(), root.0 << 12) };
     }
 
     fn reload_ldt(&self, entries: u32) {
@@ -341,7 +240,7 @@ impl Window {
     fn set(&self, page: usize, entry: u64) {
         // SAFETY: the window's own 32 entries.
         unsafe { self.entries.add(page & 31).write_volatile(entry) };
-        cpu::invlpg(self.va + page as u64 * PAGE);
+        tlb::flush_page(self.va + page as u64 * PAGE);
     }
 
     fn clear_ldt(&self) {
@@ -503,7 +402,7 @@ pub fn write_hypercall_page(vcpu: &'static Vcpu, frame: u64) -> bool {
         Ok(held) => {
             // SAFETY: the writable reference is held, so that the frame is the guest's memory.
             unsafe { crate::dom0::write_hypercall_page(phys_to_virt(frame * PAGE)) };
-            if let Some(dead) = m.frames.put_writable(held, || CLOCK.now()) {
+            if let Some(dead) = m.frames.put_writable(held, || MACHINE.clock()) {
                 drop(dead);
             }
             true

@@ -67,8 +67,6 @@ pub struct Cpu {
     slice_end: Cell<u64>,
     /// Vector and error code of the last foreseen fault in the hypervisor, for fix-ups that pass it on.
     pub last_fault: Cell<(u8, u32)>,
-    /// The CR3 value that is loaded.
-    pub loaded_root: Cell<u64>,
     /// Who runs here.
     pub queue: Mutex<CpuQueue<Runner>>,
     /// Timers that expire here.
@@ -187,7 +185,6 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             online: AtomicBool::new(false),
             slice_end: Cell::new(0),
             last_fault: Cell::new((0, 0)),
-            loaded_root: Cell::new(0),
             queue: Mutex::new(CpuQueue::new(id)),
             timers: Mutex::new(TimerQueue::new()),
             slice: AtomicU64::new(NEVER),
@@ -288,16 +285,4 @@ impl Cpu {
             end => now > end,
         }
     }
-}
-
-/// Loads a root table.
-///
-/// # Safety
-/// `root` is a valid root table whose hypervisor slots are ours.
-#[inline]
-pub unsafe fn load_root(cpu: &Cpu, root: u64) {
-    cpu.loaded_root.set(root);
-    count(&cpu.root_loads);
-    // SAFETY: the caller's duty.
-    unsafe { cpu::set_cr3(root) };
 }

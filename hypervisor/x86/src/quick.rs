@@ -30,7 +30,6 @@ use crate::vcpu::{Callbacks, Vcpu};
 
 const CURRENT: usize = offset_of!(Cpu, current);
 const WORK: usize = offset_of!(Cpu, work);
-const LOADED_ROOT: usize = offset_of!(Cpu, loaded_root);
 const ROOT_LOADS: usize = offset_of!(Cpu, root_loads);
 const MODE: usize = offset_of!(Vcpu, mode);
 const INFO: usize = offset_of!(Vcpu, info);
@@ -128,7 +127,6 @@ unsafe extern "C" fn system_call() {
         "swapgs",
         "mov r11, [rcx + {kernel_root}]",
         "shl r11, 12",
-        "mov [rsp + 56 + {loaded_root}], r11",
         "inc qword ptr [rsp + 56 + {root_loads}]",
         "mov cr3, r11",
         noted!("stac", "20"),
@@ -183,7 +181,6 @@ unsafe extern "C" fn system_call() {
         info = const INFO,
         mode = const MODE,
         kernel_root = const KERNEL_ROOT,
-        loaded_root = const LOADED_ROOT,
         root_loads = const ROOT_LOADS,
         cs = const GUEST_CS as i32,
         ss = const GUEST_SS as i32,
@@ -249,7 +246,6 @@ unsafe extern "C" fn iret_to_user() {
         "swapgs",
         "mov rsi, [rdx + {user_root}]",
         "shl rsi, 12",
-        "mov [rsp + 56 + {loaded_root}], rsi",
         "inc qword ptr [rsp + 56 + {root_loads}]",
         "mov cr3, rsi",
         "pop rsi",
@@ -279,7 +275,6 @@ unsafe extern "C" fn iret_to_user() {
         returned = const RETURNED,
         always = const ALWAYS,
         mode = const MODE,
-        loaded_root = const LOADED_ROOT,
         root_loads = const ROOT_LOADS,
         cs = const GUEST_CS as i32,
         iret = const IRET,
@@ -336,7 +331,6 @@ pub unsafe extern "C" fn page_fault_entry() {
         "swapgs",
         "mov rcx, [rdx + {kernel_root}]",
         "shl rcx, 12",
-        "mov [rsp + 80 + {loaded_root}], rcx",
         "inc qword ptr [rsp + 80 + {root_loads}]",
         "mov cr3, rcx",
         noted!("stac", "20"),
@@ -408,7 +402,6 @@ pub unsafe extern "C" fn page_fault_entry() {
         top = const HYPERVISOR_TOP as i32,
         info = const INFO,
         kernel_root = const KERNEL_ROOT,
-        loaded_root = const LOADED_ROOT,
         root_loads = const ROOT_LOADS,
         hidden = const HIDDEN,
         enabled = const flags::IF as i32,

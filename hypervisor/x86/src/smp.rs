@@ -13,7 +13,7 @@ use crate::dev::acpi::Platform;
 use crate::dev::{apic, firmware, time};
 use crate::mem::{self, BOOT, PAGE, pte};
 use crate::percpu::{self, Cpu, MAX_CPUS, this_cpu};
-use crate::{desc, entry, features, layout, work};
+use crate::{desc, entry, features, layout, tlb, work};
 
 /// Root table of a CPU in the trampoline: below 4 GiB, maps the page to itself, and the hypervisor. 0: none yet.
 static START_ROOT: AtomicU64 = AtomicU64::new(0);
@@ -115,8 +115,7 @@ fn start(id: u32, apic_id: u32, page: u64) -> bool {
 /// First Rust code of a started CPU, on its own primary stack.
 extern "C" fn joined() -> ! {
     let cpu = this_cpu();
-    // SAFETY: the hypervisor's own tables map all that is in use here.
-    unsafe { percpu::load_root(cpu, mem::root_address()) };
+    tlb::load_own_root(cpu);
     // SAFETY: first code of this CPU, once, on the final tables.
     unsafe { prepare_processor(cpu) };
     if let Some(platform) = firmware::platform() {

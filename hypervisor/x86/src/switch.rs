@@ -7,7 +7,7 @@ use hv_pv::regs::Regs;
 use crate::cpu::msr::{FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX};
 use crate::percpu::{self, Cpu};
 use crate::vcpu::{Bases, Vcpu, load_task_switched};
-use crate::{cpu, desc, emulate, fpu, hub, ipi, mem, paging};
+use crate::{cpu, desc, emulate, fpu, hub, ipi, paging, tlb};
 
 /// Saves the vCPU that ran here from `regs` and the processor. From here on another CPU may take it; what this one has loaded
 /// stays, should it be the next.
@@ -25,11 +25,9 @@ pub fn save(regs: &Regs, vcpu: &Vcpu) {
 
 /// Leaves the tables of whatever guest was here, so that they may go while this CPU idles.
 pub fn rest(cpu: &Cpu) {
-    // SAFETY: the hypervisor's own root, and this CPU's own descriptors.
-    unsafe {
-        desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED));
-        percpu::load_root(cpu, mem::root_address());
-    }
+    // SAFETY: this CPU's own descriptors, by the direct map.
+    unsafe { desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED)) };
+    tlb::load_own_root(cpu);
     ipi::tlb_rests(cpu);
 }
 
@@ -54,7 +52,7 @@ fn resume(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
     if rested {
         // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). What the TLB still has of it was kept up
         // to date, or is flushed now.
-        unsafe { percpu::load_root(cpu, vcpu.root(vcpu.mode.get())) };
+        unsafe { tlb::load_root(cpu, vcpu.root(vcpu.mode.get())) };
         ipi::tlb_is_used(cpu);
         paging::load_gdt(cpu, vcpu);
     }
@@ -70,8 +68,8 @@ fn load_all(cpu: &'static Cpu, before: Option<&'static Vcpu>, vcpu: &'static Vcp
     unsafe { desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED)) };
     // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). The flush comes with it: what the CPU
     // holds of the vCPU before belongs to other tables.
-    unsafe { percpu::load_root(cpu, vcpu.root(mode)) };
-    paging::flush_this_cpu();
+    unsafe { tlb::load_root(cpu, vcpu.root(mode)) };
+    tlb::flush_this_cpu();
     if let Some(before) = before
         && !core::ptr::eq(before.domain, vcpu.domain)
     {
