@@ -39,6 +39,17 @@ pub enum Level {
     All,
 }
 
+/// A counter that does not depend on the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlatformTimer {
+    /// `hpet`
+    Hpet,
+    /// `acpi`
+    Acpi,
+    /// `pit`: the 8254.
+    Pit,
+}
+
 /// Options with their defaults.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
@@ -61,6 +72,12 @@ pub struct Options<'a> {
     pub compat: (u16, u16),
     /// `maxcpus=`.
     pub max_cpus: Option<u32>,
+    /// `clocksource=`: the platform timer; nothing: the best that there is.
+    pub platform_timer: Option<PlatformTimer>,
+    /// `x2apic`: use the x2APIC's registers though no processor's number needs it.
+    pub x2apic: bool,
+    /// `pcid=`: use address-space tags if the processor has them.
+    pub pcid: bool,
     /// `vga=`, as written.
     pub vga: Option<&'a str>,
     /// `selftest=fault`: the hypervisor faults on purpose, to show what that looks like.
@@ -87,6 +104,9 @@ impl Default for Options<'_> {
             no_reboot: false,
             compat: (4, 17),
             max_cpus: None,
+            platform_timer: None,
+            x2apic: false,
+            pcid: true,
             vga: None,
             fault: false,
             hang: false,
@@ -151,6 +171,9 @@ impl<'a> Options<'a> {
             "compat" => self.compat = version(value)?,
             "maxcpus" => self.max_cpus = Some(value.parse().ok()?),
             "nosmp" => self.max_cpus = Some(1),
+            "clocksource" => self.platform_timer = Some(platform_timer(value)?),
+            "x2apic" => self.x2apic = flag(value)?,
+            "pcid" => self.pcid = pcid(value)?,
             "vga" => self.vga = Some(value),
             "watchdog" => self.watchdog = flag(value)?,
             "selftest" if value == "fault" => self.fault = true,
@@ -170,6 +193,23 @@ fn flag(value: &str) -> Option<bool> {
         "" | "1" | "yes" | "on" | "true" | "enable" => Some(true),
         "0" | "no" | "off" | "false" | "disable" => Some(false),
         _ => None,
+    }
+}
+
+fn platform_timer(value: &str) -> Option<PlatformTimer> {
+    match value {
+        "hpet" => Some(PlatformTimer::Hpet),
+        "acpi" => Some(PlatformTimer::Acpi),
+        "pit" => Some(PlatformTimer::Pit),
+        _ => None,
+    }
+}
+
+/// Xen has two more values, for domains with and without its isolation of page tables; here all are alike.
+fn pcid(value: &str) -> Option<bool> {
+    match value {
+        "xpti" | "noxpti" => Some(true),
+        _ => flag(value),
     }
 }
 
@@ -236,6 +276,24 @@ mod tests {
         assert_eq!((o.com1, o.console), (Some("115200,8n1"), Some("com1,vga")));
         assert_eq!((o.log_level, o.no_reboot), (Level::All, true));
         assert!(o.unknown.is_empty() && o.bad.is_empty());
+    }
+
+    #[test]
+    fn tags_are_used_unless_told_otherwise() {
+        let pcid = |line| Options::parse(line).pcid;
+        assert_eq!(
+            ["", "pcid", "pcid=xpti", "pcid=no", "pcid=maybe"].map(pcid),
+            [true, true, true, false, true]
+        );
+        assert_eq!(Options::parse("pcid=maybe").bad.as_slice(), ["pcid=maybe"]);
+        assert_eq!(["", "x2apic", "x2apic=0"].map(|line| Options::parse(line).x2apic), [false, true, false]);
+    }
+
+    #[test]
+    fn a_platform_timer_can_be_chosen() {
+        let timer = |line| Options::parse(line).platform_timer;
+        assert_eq!(timer("clocksource=pit"), Some(PlatformTimer::Pit));
+        assert_eq!(timer("clocksource=sundial"), None);
     }
 
     #[test]

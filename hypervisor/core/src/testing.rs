@@ -449,6 +449,7 @@ impl Tlb for Paged {
 
 impl Registers for Paged {
     fn load_root(&self, _: Mfn) {}
+    fn forget_user_root(&self) {}
     fn reload_ldt(&self, _: u32) {}
     fn reload_gdt(&self) {}
     fn write_back_caches(&self, _: bool) {}

@@ -4,6 +4,8 @@
 
 use core::arch::asm;
 
+use hv_core::mmu::tags::Forget;
+
 pub use core::arch::x86_64::__cpuid_count as cpuid;
 
 macro_rules! port_io {
@@ -145,6 +147,21 @@ control_register!(dr7, set_dr7, "dr7");
 pub fn invlpg(va: u64) {
     // SAFETY: dropping a translation only costs a walk.
     unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack, preserves_flags)) };
+}
+
+/// Forgets translations. The processor has INVPCID.
+pub fn invpcid(what: Forget) {
+    let (kind, tag, va) = match what {
+        // An address that is not canonical would fault; none has a translation.
+        Forget::Page(whose, va) => (0u64, whose as u64, ((va << 16) as i64 >> 16) as u64),
+        Forget::Tag(whose) => (1, whose as u64, 0),
+        Forget::AllTags => (3, 0, 0),
+    };
+    let descriptor = [tag, va];
+    // SAFETY: dropping translations only costs walks; the descriptor is 16 bytes that nobody changes.
+    unsafe {
+        asm!("invpcid {}, [{}]", in(reg) kind, in(reg) &raw const descriptor, options(nostack, preserves_flags))
+    };
 }
 
 /// Writes back and drops all caches of this CPU.

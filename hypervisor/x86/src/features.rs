@@ -1,5 +1,8 @@
 //! What this processor can do, and switching on what protects or speeds up the hypervisor.
 
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use spin::Once;
 
 use crate::cpu;
@@ -13,6 +16,8 @@ pub struct Features {
     pub umip: bool,
     pub fsgsbase: bool,
     pub pge: bool,
+    /// Address-space tags, with INVPCID, and wanted.
+    pub pcid: bool,
     pub xsave: bool,
     pub xsaveopt: bool,
     pub nx: bool,
@@ -25,6 +30,12 @@ pub struct Features {
 }
 
 static FEATURES: Once<Features> = Once::new();
+static TAGS: AtomicBool = AtomicBool::new(true);
+
+/// Does without address-space tags: `pcid=no`. Before anything else here.
+pub fn avoid_pcid() {
+    TAGS.store(false, Ordering::Relaxed);
+}
 
 /// The features of the boot CPU; all CPUs are taken to be alike.
 #[inline]
@@ -42,12 +53,15 @@ fn detect() -> Features {
     let ext = cpu::cpuid(0x8000_0001, 0);
     let xsave = leaf1.ecx & 1 << 26 != 0 && max >= 0xd;
     let leaf_d = if xsave { cpu::cpuid(0xd, 0) } else { leaf1 };
+    let pge = leaf1.edx & 1 << 13 != 0;
+    let pcid = leaf1.ecx & 1 << 17 != 0 && ebx7 & 1 << 10 != 0;
     Features {
         smep: ebx7 & 1 << 7 != 0,
         smap: ebx7 & 1 << 20 != 0,
         umip: ecx7 & 1 << 2 != 0,
         fsgsbase: ebx7 & 1 != 0,
-        pge: leaf1.edx & 1 << 13 != 0,
+        pge,
+        pcid: pcid && pge && TAGS.load(Ordering::Relaxed),
         mce: leaf1.edx & 1 << 7 != 0,
         xsave,
         xsaveopt: xsave && cpu::cpuid(0xd, 1).eax & 1 != 0,
@@ -63,6 +77,24 @@ pub fn is_amd() -> bool {
     matches!(cpu::cpuid(0, 0).ebx, 0x6874_7541 | 0x6f67_7948)
 }
 
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            ("NX", self.nx),
+            ("PGE", self.pge),
+            ("PCID", self.pcid),
+            ("SMEP", self.smep),
+            ("SMAP", self.smap),
+            ("UMIP", self.umip),
+            ("FSGSBASE", self.fsgsbase),
+            ("XSAVE", self.xsave),
+        ];
+        let mut names = all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name);
+        f.write_str(names.next().unwrap_or_default())?;
+        names.try_for_each(|name| write!(f, " {name}"))
+    }
+}
+
 /// CR4 as the hypervisor runs with it.
 pub fn hypervisor_cr4() -> u64 {
     let f = features();
@@ -74,6 +106,7 @@ pub fn hypervisor_cr4() -> u64 {
         | bit(f.pge, 7)
         | bit(f.umip, 11)
         | bit(f.fsgsbase, 16)
+        | bit(f.pcid, 17)
         | bit(f.xsave, 18)
         | bit(f.smep, 20)
         | bit(f.smap, 21)

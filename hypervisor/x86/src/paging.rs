@@ -77,7 +77,11 @@ pub fn take_frame() -> Option<u64> {
 impl Registers for Machine {
     fn load_root(&self, root: Mfn) {
         // SAFETY: the core has validated the root and holds a reference for the vCPU (I-PT-2).
-        unsafe { tlb::load_new_root(this_cpu(), root.0 << 12) };
+        unsafe { tlb::load_kernel_root(this_cpu(), root.0 << 12) };
+    }
+
+    fn forget_user_root(&self) {
+        tlb::forget_user_root();
     }
 
     fn reload_ldt(&self, entries: u32) {

@@ -10,6 +10,7 @@ use core::mem::size_of;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use hv_core::mmu::tags::Tags;
 use hv_core::sched::CpuQueue;
 use hv_core::time::TimerQueue;
 use spin::Mutex;
@@ -18,7 +19,7 @@ use crate::layout::{self, STACK_BLOCK};
 use crate::mem::{self, PAGE, pte};
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
-use crate::{cpu, desc, ipi};
+use crate::{cpu, desc, ipi, tlb};
 
 /// Pages of the block that stay unmapped.
 const GUARDS: [u64; 5] = [0, 3, 6, 9, 12];
@@ -49,6 +50,10 @@ pub struct Cpu {
     pub tss: *mut desc::Tss,
     /// Work that waits for the next return to a guest (bits of [`work`]).
     pub work: AtomicU32,
+    /// How translations are tagged.
+    pub tags: Tags,
+    /// What CR3 holds beside the root of each mode when the vCPU here changes its mode, for those who load it by themselves.
+    pub mode_bits: [u64; 2],
     /// Root tables loaded so far.
     pub root_loads: AtomicU64,
     /// TLB flushes so far.
@@ -176,6 +181,8 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             gdt,
             tss,
             work: AtomicU32::new(0),
+            tags: tlb::tags(),
+            mode_bits: tlb::mode_bits(),
             root_loads: AtomicU64::new(0),
             tlb_flushes: AtomicU64::new(0),
             flushed: AtomicU32::new(0),

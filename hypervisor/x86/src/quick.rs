@@ -30,6 +30,8 @@ use crate::vcpu::{Callbacks, Vcpu};
 
 const CURRENT: usize = offset_of!(Cpu, current);
 const WORK: usize = offset_of!(Cpu, work);
+const KERNEL_BITS: usize = offset_of!(Cpu, mode_bits) + 8 * Mode::Kernel as usize;
+const USER_BITS: usize = offset_of!(Cpu, mode_bits) + 8 * Mode::User as usize;
 const ROOT_LOADS: usize = offset_of!(Cpu, root_loads);
 const MODE: usize = offset_of!(Vcpu, mode);
 const INFO: usize = offset_of!(Vcpu, info);
@@ -127,6 +129,7 @@ unsafe extern "C" fn system_call() {
         "swapgs",
         "mov r11, [rcx + {kernel_root}]",
         "shl r11, 12",
+        "or r11, [rsp + 56 + {kernel_bits}]",
         "inc qword ptr [rsp + 56 + {root_loads}]",
         "mov cr3, r11",
         noted!("stac", "20"),
@@ -181,6 +184,7 @@ unsafe extern "C" fn system_call() {
         info = const INFO,
         mode = const MODE,
         kernel_root = const KERNEL_ROOT,
+        kernel_bits = const KERNEL_BITS,
         root_loads = const ROOT_LOADS,
         cs = const GUEST_CS as i32,
         ss = const GUEST_SS as i32,
@@ -246,6 +250,7 @@ unsafe extern "C" fn iret_to_user() {
         "swapgs",
         "mov rsi, [rdx + {user_root}]",
         "shl rsi, 12",
+        "or rsi, [rsp + 56 + {user_bits}]",
         "inc qword ptr [rsp + 56 + {root_loads}]",
         "mov cr3, rsi",
         "pop rsi",
@@ -271,6 +276,7 @@ unsafe extern "C" fn iret_to_user() {
         work = const WORK,
         assist = const IOPL_ASSIST,
         user_root = const USER_ROOT,
+        user_bits = const USER_BITS,
         info = const INFO,
         returned = const RETURNED,
         always = const ALWAYS,
@@ -331,6 +337,7 @@ pub unsafe extern "C" fn page_fault_entry() {
         "swapgs",
         "mov rcx, [rdx + {kernel_root}]",
         "shl rcx, 12",
+        "or rcx, [rsp + 80 + {kernel_bits}]",
         "inc qword ptr [rsp + 80 + {root_loads}]",
         "mov cr3, rcx",
         noted!("stac", "20"),
@@ -402,6 +409,7 @@ pub unsafe extern "C" fn page_fault_entry() {
         top = const HYPERVISOR_TOP as i32,
         info = const INFO,
         kernel_root = const KERNEL_ROOT,
+        kernel_bits = const KERNEL_BITS,
         root_loads = const ROOT_LOADS,
         hidden = const HIDDEN,
         enabled = const flags::IF as i32,

@@ -86,6 +86,9 @@ pub unsafe fn begin(mbi: u64, base: u64) -> ! {
     for word in &options.bad {
         log::warn!("option `{word}` has a value that makes no sense; it is ignored");
     }
+    if !options.pcid {
+        features::avoid_pcid();
+    }
     if !features::features().nx {
         give_up(format_args!("the processor has no NX, or the firmware switched it off"));
     }
@@ -116,6 +119,7 @@ extern "C" fn on_own_stack() -> ! {
         version: u32::from(options.compat.0) << 16 | u32::from(options.compat.1),
         ..HypervisorLeaves::default()
     });
+    log::info!("processor: {}", features::features());
     let screen = open_screen(info, &options);
     if options.fault {
         fault_on_purpose();
@@ -180,11 +184,11 @@ fn start_devices(info: &'static Info, options: &Options) -> u32 {
         Ok(platform) => platform,
         Err(error) => give_up(format_args!("ACPI: {error:?}; enable ACPI in the firmware")),
     };
-    if let Err(error) = apic::init(platform) {
+    if let Err(error) = apic::init(platform, options.x2apic) {
         give_up(format_args!("{error:?}: no usable local APIC; switch it on in the firmware"));
     }
     apic::init_cpu(platform, 0);
-    if time::init(platform).is_err() {
+    if time::init(platform, options.platform_timer).is_err() {
         give_up(format_args!("no clock to measure the processor's counter with"));
     }
     console::set_clock(time::now);

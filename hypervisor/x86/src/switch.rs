@@ -50,9 +50,10 @@ pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
 fn resume(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
     vcpu.taken_by(cpu.id);
     if rested {
+        let mode = vcpu.mode.get();
         // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). What the TLB still has of it was kept up
         // to date, or is flushed now.
-        unsafe { tlb::load_root(cpu, vcpu.root(vcpu.mode.get())) };
+        unsafe { tlb::enter(cpu, vcpu.root(mode), mode) };
         ipi::tlb_is_used(cpu);
         paging::load_gdt(cpu, vcpu);
     }
@@ -68,7 +69,7 @@ fn load_all(cpu: &'static Cpu, before: Option<&'static Vcpu>, vcpu: &'static Vcp
     unsafe { desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED)) };
     // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). The flush comes with it: what the CPU
     // holds of the vCPU before belongs to other tables.
-    unsafe { tlb::load_root(cpu, vcpu.root(mode)) };
+    unsafe { tlb::enter(cpu, vcpu.root(mode), mode) };
     tlb::flush_this_cpu();
     if let Some(before) = before
         && !core::ptr::eq(before.domain, vcpu.domain)

@@ -1,11 +1,15 @@
-//! Root tables, and the translations that this processor remembers of them.
+//! Root tables, and the translations that this processor remembers of them: the rules of [`hv_core::mmu::tags`] with this
+//! processor's instructions.
 
 use core::sync::atomic::Ordering;
 
 use hv_core::mmu::clock::{FlushClock, may_be_stale};
 use hv_core::mmu::port::{CpuSet, Tlb};
+use hv_core::mmu::tags::{Forget, Processor, Tags, Whose};
+use hv_pv::regs::Mode;
 use hv_types::GuestVa;
 
+use crate::features::features;
 use crate::machine::Machine;
 use crate::percpu::{Cpu, count, this_cpu};
 use crate::{cpu, ipi, mem};
@@ -14,43 +18,99 @@ static CLOCK: FlushClock = FlushClock::new();
 
 const CR4_PGE: u64 = 1 << 7;
 
-/// Loads a root table. Translations that are not global are forgotten.
+impl Processor for Cpu {
+    #[inline(always)]
+    fn cr3(&self) -> u64 {
+        cpu::cr3()
+    }
+
+    #[inline(always)]
+    fn set_cr3(&self, value: u64) {
+        count(&self.root_loads);
+        // SAFETY: a valid root table whose hypervisor slots are ours, by the contract of those who load one in this file.
+        unsafe { cpu::set_cr3(value) };
+    }
+
+    fn set_global(&self, on: bool) -> bool {
+        let cr4 = cpu::cr4();
+        let wanted = cr4 & !CR4_PGE | if on { CR4_PGE } else { 0 };
+        if wanted != cr4 {
+            // SAFETY: PGE changes what is remembered, and nothing else; it is on only where it was.
+            unsafe { cpu::set_cr4(wanted) };
+        }
+        cr4 & CR4_PGE != 0
+    }
+
+    #[inline(always)]
+    fn invlpg(&self, va: u64) {
+        cpu::invlpg(va);
+    }
+
+    fn invpcid(&self, what: Forget) {
+        cpu::invpcid(what);
+    }
+}
+
+/// The machine's use of tags, for [`Cpu::tags`].
+pub fn tags() -> Tags {
+    Tags::new(features().pcid)
+}
+
+const fn whose(mode: Mode) -> Whose {
+    match mode {
+        Mode::Kernel => Whose::Kernel,
+        Mode::User => Whose::User,
+    }
+}
+
+/// For [`Cpu::mode_bits`].
+pub fn mode_bits() -> [u64; 2] {
+    [Mode::Kernel, Mode::User].map(|mode| tags().mode_bits(whose(mode)))
+}
+
+/// Goes to the root of the running vCPU's other mode.
 ///
 /// # Safety
-/// `root` is a valid root table whose hypervisor slots are ours.
-#[inline]
-pub unsafe fn load_root(cpu: &Cpu, root: u64) {
-    count(&cpu.root_loads);
-    // SAFETY: the caller's duty.
-    unsafe { cpu::set_cr3(root) };
+/// `root` is that vCPU's validated root for `mode`.
+#[inline(always)]
+pub unsafe fn change_mode(cpu: &Cpu, root: u64, mode: Mode) {
+    cpu.tags.change_mode(cpu, root, whose(mode));
+}
+
+/// Loads a root of a vCPU that was not here just now. Of both its roots, translations that are not global are forgotten.
+///
+/// # Safety
+/// `root` is the vCPU's validated root for `mode`.
+pub unsafe fn enter(cpu: &Cpu, root: u64, mode: Mode) {
+    cpu.tags.enter(cpu, root, whose(mode));
 }
 
 /// Loads the hypervisor's own root.
 pub fn load_own_root(cpu: &Cpu) {
-    // SAFETY: its tables map all that is in use.
-    unsafe { load_root(cpu, mem::root_address()) };
+    cpu.tags.leave(cpu, mem::root_address());
 }
 
-/// Loads a root table that its vCPU did not have before, and forgets every translation. What only the old root held may be
-/// freed from here on.
+/// Loads a root table that the running vCPU's kernel did not have before, and forgets every translation. What only the old root
+/// held may be freed from here on.
 ///
 /// # Safety
-/// As for [`load_root`].
-pub unsafe fn load_new_root(cpu: &Cpu, root: u64) {
+/// `root` is a validated root of the vCPU's domain.
+pub unsafe fn load_kernel_root(cpu: &Cpu, root: u64) {
     let began = tick();
-    let cr4 = cpu::cr4();
-    // SAFETY: PGE, and nothing else, is off while the root changes, so that no translation of the old one survives.
-    unsafe {
-        cpu::set_cr4(cr4 & !CR4_PGE);
-        load_root(cpu, root);
-        cpu::set_cr4(cr4);
-    }
+    cpu.tags.load_kernel_root(cpu, root);
     cpu.flushed.store(began, Ordering::Release);
+}
+
+/// The running vCPU, which is in kernel mode, has another root for user mode from here on.
+pub fn forget_user_root() {
+    let cpu = this_cpu();
+    cpu.tags.forget_user_root(cpu);
 }
 
 /// Forgets what is remembered of one page, in whichever tables.
 pub fn flush_page(va: u64) {
-    cpu::invlpg(va);
+    let cpu = this_cpu();
+    cpu.tags.flush_page(cpu, va);
 }
 
 /// Flushes every translation on this CPU, global ones too, and remembers when.
@@ -72,16 +132,7 @@ fn tick() -> u32 {
 pub fn flush_and_date(cpu: &Cpu) -> u32 {
     let began = tick();
     count(&cpu.tlb_flushes);
-    let cr4 = cpu::cr4();
-    // SAFETY: PGE goes off and on again, or the root is loaded again, which drops all translations and changes nothing else.
-    unsafe {
-        if cr4 & CR4_PGE != 0 {
-            cpu::set_cr4(cr4 & !CR4_PGE);
-            cpu::set_cr4(cr4);
-        } else {
-            cpu::set_cr3(cpu::cr3());
-        }
-    }
+    cpu.tags.flush_all(cpu);
     began
 }
 

@@ -184,7 +184,7 @@ impl Vcpu {
         // the caller has checked that a user root exists.
         unsafe {
             core::arch::asm!("swapgs", options(nomem, nostack, preserves_flags));
-            crate::tlb::load_root(this_cpu(), self.root(mode));
+            crate::tlb::change_mode(this_cpu(), self.root(mode), mode);
         }
     }
 

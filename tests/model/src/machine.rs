@@ -217,6 +217,7 @@ impl Registers for Sim {
         self.cpus.lock().unwrap()[current].root = root.0;
         self.flush_cpu(current);
     }
+    fn forget_user_root(&self) {}
     fn reload_ldt(&self, _entries: u32) {}
     fn reload_gdt(&self) {}
     fn write_back_caches(&self, _every_cpu: bool) {}

@@ -189,6 +189,7 @@ impl<P: Machine> Mmu<'_, P> {
             self.get_table(vcpu, caller.domain, root, 4)?.sleep();
         }
         vcpu.user_root.store(root.0, Relaxed);
+        self.port.forget_user_root();
         if let Some(old) = old {
             self.drop_table_later(vcpu, TypeRef::wake(old));
         }

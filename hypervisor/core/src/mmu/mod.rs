@@ -36,6 +36,7 @@ pub mod clock;
 pub mod domain;
 pub mod port;
 pub mod pte;
+pub mod tags;
 
 mod assign;
 mod descriptor;

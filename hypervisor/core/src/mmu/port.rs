@@ -124,6 +124,9 @@ pub trait Registers {
     /// Loads the root of the kernel of the calling vCPU, flushing all on this CPU. The old root may be freed
     /// as soon as this returns.
     fn load_root(&self, root: Mfn);
+    /// The calling vCPU has another root for user mode: what this CPU found through the old one and remembers goes, but for global
+    /// translations.
+    fn forget_user_root(&self);
     /// The calling vCPU's LDT is now `entries` long, and none of its frames is mapped (each comes on demand by
     /// [`super::Mmu::take_ldt_frame`]).
     fn reload_ldt(&self, entries: u32);

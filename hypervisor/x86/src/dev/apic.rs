@@ -82,8 +82,8 @@ fn write(register: u32, value: u32) {
 }
 
 /// Finds out which interface is used, for all CPUs; then [`init_cpu`] can run on each. x2APIC is used where the firmware
-/// has switched it on, which cannot be undone safely, and where a processor's number needs it.
-pub fn init(platform: &Platform) -> Result<(), Error> {
+/// has switched it on, which cannot be undone safely, where a processor's number needs it, and where it is `wanted`.
+pub fn init(platform: &Platform, wanted: bool) -> Result<(), Error> {
     let leaf = cpu::cpuid(1, 0);
     if leaf.edx & 1 << 9 == 0 {
         return Err(Error::None);
@@ -92,7 +92,7 @@ pub fn init(platform: &Platform) -> Result<(), Error> {
     let base = unsafe { cpu::rdmsr(MSR_BASE) };
     let has_x2apic = leaf.ecx & 1 << 21 != 0;
     let needs_x2apic = platform.processors.iter().any(|p| p.usable && p.apic_id >= 0xff);
-    let x2apic = base & BASE_X2APIC != 0 || (has_x2apic && needs_x2apic);
+    let x2apic = base & BASE_X2APIC != 0 || (has_x2apic && (wanted || needs_x2apic));
     if !x2apic {
         // SAFETY: the address that ACPI names is the local APICs'.
         let block = unsafe { Block::map(platform.local_apic, 0x1000) }.ok_or(Error::Unmappable)?;
@@ -132,8 +132,12 @@ pub fn init_cpu(platform: &Platform, acpi_id: u32) {
     drain();
     write(TIMER_DIVIDE, DIVIDE_BY_1);
     write(TIMER_INITIAL, 0);
-    let timer = if has_deadline() { DEADLINE_MODE } else { 0 };
-    write(LVT_TIMER, timer | u32::from(vector::TIMER));
+    write(LVT_TIMER, timer_entry());
+}
+
+fn timer_entry() -> u32 {
+    let mode = if has_deadline() { DEADLINE_MODE } else { 0 };
+    mode | u32::from(vector::TIMER)
 }
 
 /// Ends what the firmware left in service, so that it does not block lower priorities for ever.
@@ -275,5 +279,5 @@ pub(super) fn counted() -> u32 {
 /// Ends the measurement.
 pub(super) fn stop_count() {
     write(TIMER_INITIAL, 0);
-    write(LVT_TIMER, vector::TIMER.into());
+    write(LVT_TIMER, timer_entry());
 }

@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use hv_core::options;
 use hv_core::platform::clock::{self, PIT_HZ, PM_TIMER_HZ, Rate, SECOND, Scale};
 use spin::{Mutex, Once};
 
@@ -41,9 +42,15 @@ pub struct PlatformTimer {
 }
 
 impl PlatformTimer {
-    /// The best one that the machine has: HPET, else the ACPI timer, else the 8254.
-    pub fn open(platform: &Platform) -> PlatformTimer {
-        platform.hpet.and_then(hpet).or_else(|| pm_timer(platform)).unwrap_or_else(pit)
+    /// The one that is wanted, or the best that the machine has: HPET, else the ACPI timer, else the 8254.
+    pub fn open(platform: &Platform, wanted: Option<options::PlatformTimer>) -> PlatformTimer {
+        use options::PlatformTimer::{Acpi, Hpet, Pit};
+        let open = |which| match which {
+            Hpet => platform.hpet.and_then(hpet),
+            Acpi => pm_timer(platform),
+            Pit => Some(pit()),
+        };
+        wanted.into_iter().chain([Hpet, Acpi]).find_map(open).unwrap_or_else(pit)
     }
 
     fn new(source: Source, hz: u64, mask: u64) -> PlatformTimer {
@@ -165,9 +172,9 @@ static WALL: AtomicU64 = AtomicU64::new(0);
 pub struct NoClock;
 
 /// Starts system time and gives the local timer its frequency. After `apic::init_cpu` on the first CPU.
-pub fn init(platform: &Platform) -> Result<&'static Clock, NoClock> {
+pub fn init(platform: &Platform, wanted: Option<options::PlatformTimer>) -> Result<&'static Clock, NoClock> {
     let start = cpu::rdtsc();
-    let timer = TIMER.call_once(|| PlatformTimer::open(platform));
+    let timer = TIMER.call_once(|| PlatformTimer::open(platform, wanted));
     let said = said_by_cpuid();
     let measured = match said {
         (Some(_), Some(_)) => None,

@@ -1,0 +1,131 @@
+//! Address-space tags: what a processor remembers of a vCPU's two roots, and when it forgets.
+//!
+//! Going between a guest's kernel and its user programs loads another root. With tags (PCID, SDM 3A 4.10.1) what was found
+//! through each of the two, and through the hypervisor's own root, is remembered under a tag of its own, and the way between
+//! the two forgets nothing. Every other way to a root empties both tags, and a page is forgotten under both, so that a tag
+//! holds nothing but translations of the root that the running vCPU has for it (I-TL-1).
+
+/// Whose root is meant; the number is the tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The hypervisor's own.
+    Hypervisor = 0,
+    /// The running vCPU's, in kernel mode.
+    Kernel = 1,
+    /// The running vCPU's, in user mode.
+    User = 2,
+}
+
+/// What INVPCID forgets. Global translations stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forget {
+    /// Translations of one address under a tag.
+    Page(Whose, u64),
+    /// What a tag holds.
+    Tag(Whose),
+    /// What all tags hold.
+    AllTags,
+}
+
+/// A processor, as far as it remembers translations. Its root is always one whose tables map the hypervisor.
+pub trait Processor {
+    /// CR3, without [`KEEP`].
+    fn cr3(&self) -> u64;
+    /// Writes CR3: what its tag holds is forgotten, but for global translations, and not with [`KEEP`].
+    fn set_cr3(&self, value: u64);
+    /// Switches global translations off or on again (CR4.PGE). Either forgets everything under all tags. The former state.
+    fn set_global(&self, on: bool) -> bool;
+    /// Forgets a page: under the loaded tag, and if it is global (INVLPG).
+    fn invlpg(&self, va: u64);
+    /// INVPCID. Only with tags.
+    fn invpcid(&self, what: Forget);
+}
+
+/// In CR3: keep what the tag holds.
+pub const KEEP: u64 = 1 << 63;
+/// In CR3: the tag.
+const TAG: u64 = 0xfff;
+
+/// How this machine uses tags.
+#[derive(Clone, Copy, Debug)]
+pub struct Tags {
+    used: bool,
+}
+
+impl Tags {
+    /// `used`: the processor has tags, INVPCID and global translations, and they are wanted.
+    pub const fn new(used: bool) -> Self {
+        Tags { used }
+    }
+
+    const fn tag(self, whose: Whose) -> u64 {
+        if self.used { whose as u64 } else { 0 }
+    }
+
+    /// What CR3 holds beside the root when the running vCPU changes its mode. For ways that load CR3 by themselves: no more
+    /// is to do.
+    pub const fn mode_bits(self, whose: Whose) -> u64 {
+        if self.used { KEEP | whose as u64 } else { 0 }
+    }
+
+    /// Goes to the root of the running vCPU's other mode. Without tags, all but global translations are forgotten.
+    #[inline(always)]
+    pub fn change_mode(self, processor: &impl Processor, root: u64, whose: Whose) {
+        processor.set_cr3(root | self.mode_bits(whose));
+    }
+
+    /// Loads a root of a vCPU that was not here just now. Of both its roots, all but global translations are forgotten.
+    pub fn enter(self, processor: &impl Processor, root: u64, whose: Whose) {
+        processor.set_cr3(root | self.tag(whose));
+        if self.used {
+            processor.invpcid(Forget::AllTags);
+        }
+    }
+
+    /// Loads the hypervisor's own root.
+    pub fn leave(self, processor: &impl Processor, root: u64) {
+        processor.set_cr3(root | self.tag(Whose::Hypervisor));
+    }
+
+    /// Loads another root of the running vCPU's kernel, and forgets everything.
+    pub fn load_kernel_root(self, processor: &impl Processor, root: u64) {
+        // Off while the root changes, so that no global translation of the old one survives.
+        let before = processor.set_global(false);
+        processor.set_cr3(root | self.tag(Whose::Kernel));
+        processor.set_global(before);
+    }
+
+    /// The running vCPU, which is in kernel mode, has another root for user mode. Global translations of the old one stay.
+    pub fn forget_user_root(self, processor: &impl Processor) {
+        if self.used {
+            processor.invpcid(Forget::Tag(Whose::User));
+        }
+    }
+
+    /// Forgets a page, whichever root of the running vCPU it was found through.
+    pub fn flush_page(self, processor: &impl Processor, va: u64) {
+        processor.invlpg(va);
+        if self.used {
+            let own = processor.cr3() & TAG;
+            for whose in [Whose::Kernel, Whose::User] {
+                if whose as u64 != own {
+                    processor.invpcid(Forget::Page(whose, va));
+                }
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub fn flush_all(self, processor: &impl Processor) {
+        if processor.set_global(false) {
+            processor.set_global(true);
+        } else {
+            // No global translations, or another flush is at work here and has just forgotten all tags.
+            processor.set_cr3(processor.cr3());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tags_tests.rs"]
+mod tests;
