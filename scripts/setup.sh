@@ -11,6 +11,8 @@ needs=(
 	/usr/include/stdlib.h:libc6-dev
 	/usr/include/xen/xen.h:libxen-dev
 	/usr/bin/qemu-system-x86_64:qemu-system-x86
+	/usr/bin/bochs:bochs
+	/usr/share/seabios/bios.bin:seabios
 	/usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
 	/usr/bin/grub-mkimage:grub-common
 	/usr/bin/grub-file:grub-common

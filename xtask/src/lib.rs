@@ -5,6 +5,7 @@ pub mod bench_domains;
 pub mod bench_guest;
 pub mod bench_smp;
 mod bench_table;
+pub mod bochs;
 pub mod build;
 pub mod console;
 mod gdb;
