@@ -12,6 +12,7 @@ mod queue;
 pub use op::{SchedCaller, SchedPorts, sched_op};
 pub use queue::{CpuQueue, DEFAULT_WEIGHT, PERIOD, Pick, Unit, worth_taking};
 
+use crate::mmu::CpuSet;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use guest_abi::vcpu::{
     RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, VcpuRunstateInfo,
@@ -35,6 +36,13 @@ bitflags::bitflags! {
         /// Its registers are being read.
         const READ = 1 << 5;
     }
+}
+
+/// Where a vCPU may run: those of its affinity that are open to vCPUs; all of these while none is in its affinity, which comes
+/// into force again with the first that is.
+pub fn allowed(affinity: &CpuSet, open: &CpuSet) -> CpuSet {
+    let both = affinity.intersection(open);
+    if both.is_empty() { *open } else { both }
 }
 
 /// What a vCPU is doing (`RUNSTATE_*`).
@@ -219,6 +227,8 @@ impl Shutdown {
     }
 }
 
+#[cfg(test)]
+mod offline_tests;
 #[cfg(test)]
 mod shares_tests;
 #[cfg(test)]

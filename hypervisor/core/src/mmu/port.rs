@@ -59,6 +59,11 @@ impl CpuSet {
         self
     }
 
+    /// The CPUs whose bits are set in these words, lowest CPUs first.
+    pub const fn from_words(words: [u64; MAX_CPUS / 64]) -> Self {
+        CpuSet(words)
+    }
+
     /// The words, lowest CPUs first.
     pub const fn words(&self) -> &[u64; MAX_CPUS / 64] {
         &self.0

@@ -109,16 +109,42 @@ pub struct CpuQueue<V> {
     parked: Vec<Slot>,
     /// No vCPU that wants to run is further back, but for the bonus.
     floor: u64,
+    /// vCPUs may come here.
+    open: bool,
 }
 
 impl<V: Unit> CpuQueue<V> {
     /// The queue of CPU `cpu`.
     pub const fn new(cpu: u32) -> Self {
-        CpuQueue { cpu, ready: Heap::new(), shares: Vec::new(), running: None, parked: Vec::new(), floor: 0 }
+        CpuQueue {
+            cpu,
+            ready: Heap::new(),
+            shares: Vec::new(),
+            running: None,
+            parked: Vec::new(),
+            floor: 0,
+            open: true,
+        }
     }
 
-    /// Takes a vCPU in, and queues it if it may run. Weight 0 counts as 1. `-ENOMEM`: no room.
+    /// Lets vCPUs come here, or no more of them. Those that are here stay, and run, until each is given away.
+    pub fn set_open(&mut self, open: bool) {
+        self.open = open;
+    }
+
+    /// A vCPU that lives here; the one that runs only if there is no other. Nobody, of a queue that is not open: nobody ever, until
+    /// it is open again.
+    pub fn anybody(&self) -> Option<V> {
+        let running = self.running();
+        let waits = self.ready.owners().find(|(slot, _)| Some(*slot) != running).map(|(_, unit)| unit);
+        waits.or_else(|| self.ready.owner(running?))
+    }
+
+    /// Takes a vCPU in, and queues it if it may run. Weight 0 counts as 1. `-ENOMEM`: no room; `-EAGAIN`: the queue is not open.
     pub fn add(&mut self, unit: V, weight: u16, now: u64) -> Result<Slot, Errno> {
+        if !self.open {
+            return Err(Errno::EAGAIN);
+        }
         let slot = self.ready.add(unit)?;
         let share = Share::new(weight, self.floor);
         if let Err(errno) = self.put_share(slot, share) {
@@ -151,10 +177,10 @@ impl<V: Unit> CpuQueue<V> {
         self.give(slot, to, now)
     }
 
-    /// Moves one vCPU, waiting or not, to another CPU. `None`: it runs here, or there is no room there; then nothing
-    /// happened.
+    /// Moves one vCPU, waiting or not, to another CPU. `None`: it runs here, or there is no room there, or none may come there; then
+    /// nothing happened.
     pub fn give(&mut self, slot: Slot, to: &mut CpuQueue<V>, now: u64) -> Option<V> {
-        if self.running.is_some_and(|(running, _)| running == slot) {
+        if !to.open || self.running.is_some_and(|(running, _)| running == slot) {
             return None;
         }
         let unit = self.ready.owner(slot)?;

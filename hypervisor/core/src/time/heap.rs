@@ -84,6 +84,11 @@ impl<T: Copy> Heap<T> {
         self.owner(Slot(index)).map(|_| Slot(index))
     }
 
+    /// All slots with their owners, in the order of their numbers.
+    pub fn owners(&self) -> impl Iterator<Item = (Slot, T)> {
+        self.places.iter().enumerate().filter_map(|(index, place)| Some((Slot(index as u32), place.owner?)))
+    }
+
     /// Gives a slot a key, or another one.
     pub fn set(&mut self, slot: Slot, key: u64) {
         let Some(place) = self.places.get_mut(slot.0 as usize) else { return };

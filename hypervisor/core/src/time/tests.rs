@@ -109,6 +109,25 @@ fn timers_fire_once_in_order_and_move_between_cpus() {
 }
 
 #[test]
+fn all_timers_of_a_cpu_move() {
+    let (mut here, mut there) = (TimerQueue::new(), TimerQueue::new());
+    let mut timers = VcpuTimers::add(&mut here, DomId(4), VcpuId(1)).unwrap();
+    let mut dogs = Watchdogs::add(&mut here, DomId(5)).unwrap();
+    assert_eq!(dogs.set(&mut here, 0, 0, 3), Ok(1));
+    assert_eq!(here.anybody().map(|owner| (owner.dom, owner.vcpu)), Some((DomId(4), VcpuId(1))));
+    timers.migrate(&mut here, &mut there).unwrap();
+    assert_eq!(here.anybody().map(|owner| (owner.dom, owner.kind)), Some((DomId(5), TimerKind::Watchdog)));
+    dogs.migrate(&mut here, &mut there).unwrap();
+    assert_eq!((here.anybody(), here.deadline(), there.deadline()), (None, None, Some(3000 * MILLISECOND)));
+    assert_eq!(dogs.set(&mut there, 0, 1, 9), Ok(0), "the one that was in use still is");
+    assert_eq!(dogs.set(&mut there, 0, 2, 9), Err(Errno::EINVAL), "and the other is not");
+    assert_eq!(there.deadline(), Some(9000 * MILLISECOND));
+    dogs.remove(&mut there);
+    timers.remove(&mut there);
+    assert_eq!(there.anybody(), None);
+}
+
+#[test]
 fn a_periodic_timer_skips_what_it_missed() {
     let mut queue = TimerQueue::new();
     let mut timers = VcpuTimers::add(&mut queue, DomId(0), VcpuId(0)).unwrap();

@@ -63,6 +63,11 @@ impl TimerQueue {
         self.heap.take(slot);
     }
 
+    /// Whose timers are here, whether they run or not: one of them. Nobody's, once all have moved.
+    pub fn anybody(&self) -> Option<Fired> {
+        self.heap.owners().next().map(|(_, owner)| owner)
+    }
+
     /// When the next timer fires: what the CPU's hardware timer is set to.
     #[inline]
     pub fn deadline(&self) -> Option<u64> {
@@ -204,7 +209,7 @@ pub struct Watchdogs {
 }
 
 impl Watchdogs {
-    /// Adds a domain's watchdogs to a queue, to be kept there. `-ENOMEM`: no room, and nothing added.
+    /// Adds a domain's watchdogs to a queue. `-ENOMEM`: no room, and nothing added.
     pub fn add(queue: &mut TimerQueue, dom: DomId) -> Result<Watchdogs, Errno> {
         let owner = Fired { dom, vcpu: VcpuId(0), kind: TimerKind::Watchdog };
         let first = queue.add(owner)?;
@@ -212,6 +217,22 @@ impl Watchdogs {
             queue.remove(first);
         })?;
         Ok(Watchdogs { slots: [Some(first), Some(second)], used: [false; WATCHDOGS] })
+    }
+
+    /// Moves them to another CPU's queue with whatever runs. `-ENOMEM`: no room there, and nothing moved.
+    pub fn migrate(&mut self, from: &mut TimerQueue, to: &mut TimerQueue) -> Result<(), Errno> {
+        let owner =
+            self.slots.iter().flatten().find_map(|slot| from.heap.owner(*slot)).ok_or(Errno::EINVAL)?;
+        let new = Watchdogs { used: self.used, ..Watchdogs::add(to, owner.dom)? };
+        for (old, new) in self.slots.into_iter().zip(new.slots) {
+            if let (Some(old), Some(new)) = (old, new)
+                && let Some(deadline) = from.remove(old)
+            {
+                to.start(new, deadline);
+            }
+        }
+        *self = new;
+        Ok(())
     }
 
     /// Removes them, as when the domain goes.
