@@ -27,9 +27,9 @@ use crate::domain::{self, Domain, MAX_DOMAINS};
 use crate::life::{self, MAX_VCPUS};
 use crate::machine::Machine;
 use crate::paging::{HEAP, mmu};
-use crate::percpu::{cpu_record, online};
+use crate::percpu::{cpu_record, online, open_cpus};
 use crate::vcpu::Vcpu;
-use crate::{console, context, cpu, hub, snapshot, start, work};
+use crate::{console, context, cpu, hub, parking, snapshot, start, work};
 
 static FAILURES: Failures = Failures::new();
 
@@ -41,17 +41,9 @@ fn find_vcpu(dom: DomId, vcpu: VcpuId) -> Result<&'static Vcpu, Refusal> {
     find(dom)?.vcpus().get(usize::from(vcpu.0)).copied().ok_or(Refusal::NO_VCPU)
 }
 
-/// The CPUs that there are.
-fn all_cpus() -> CpuSet {
-    let mut cpus = CpuSet::EMPTY;
-    online().for_each(|cpu| cpus.insert(cpu.id));
-    cpus
-}
-
-/// Where a vCPU may run and likes to, of the CPUs that there are.
+/// Where a vCPU may run and likes to, of the CPUs that are online.
 fn affinities(vcpu: &Vcpu) -> (CpuSet, CpuSet) {
-    let all = all_cpus();
-    (vcpu.affinity.lock().intersection(&all), vcpu.soft_affinity.lock().intersection(&all))
+    (work::allowed(vcpu), vcpu.soft_affinity.lock().intersection(&open_cpus()))
 }
 
 impl ControlPorts for Machine {
@@ -168,10 +160,10 @@ impl ControlPorts for Machine {
         soft: Option<CpuSet>,
     ) -> Result<(CpuSet, CpuSet), Stop> {
         let vcpu = find_vcpu(dom, vcpu)?;
+        // The others count when they come online.
         let some = |cpus: &CpuSet| {
-            let there = cpus.intersection(&all_cpus());
             let none = Refusal::new(Errno::EINVAL, "none of the CPUs runs");
-            if there.is_empty() { Err(none) } else { Ok(there) }
+            if cpus.intersection(&open_cpus()).is_empty() { Err(none) } else { Ok(*cpus) }
         };
         let (hard, soft) = (hard.as_ref().map(some).transpose()?, soft.as_ref().map(some).transpose()?);
         if let Some(soft) = soft {
@@ -218,12 +210,14 @@ impl ControlPorts for Machine {
         let vcpu = find_vcpu(dom, vcpu)?;
         let runstate = vcpu.sched.runstate(time::now());
         let reasons = vcpu.sched.reasons();
+        // One that has gone offline since is no place to be.
+        let last = vcpu.last_cpu().filter(|cpu| open_cpus().contains(*cpu));
         Ok(VcpuFacts {
             online: !reasons.contains(Reasons::DOWN),
             blocked: reasons.contains(Reasons::BLOCKED),
             running: runstate.state == RUNSTATE_RUNNING,
             initialised: vcpu.initialised.load(Ordering::Acquire),
-            cpu: vcpu.cpu().or(vcpu.last_cpu()).or(vcpu.sched.cpu()).unwrap_or(0),
+            cpu: vcpu.cpu().or(last).or(vcpu.sched.cpu()).unwrap_or(0),
             runstate,
         })
     }
@@ -233,7 +227,7 @@ impl ControlPorts for Machine {
         let free_pages = HEAP.free_frames();
         let mut facts = HostFacts {
             online_cpus: online().count() as u32,
-            max_cpus: online().map(|cpu| cpu.id + 1).max().unwrap_or(0),
+            max_cpus: parking::present().map(|cpu| cpu.id + 1).max().unwrap_or(0),
             cpu_khz: time::clock().map_or(0, |clock| clock.tsc_hz / 1000) as u32,
             uptime: time::now(),
             total_pages: start::boot_info().map_or(0, |info| crate::mem::extent(info).ram_frames),
@@ -307,7 +301,7 @@ impl ControlPorts for Machine {
     }
 
     fn cpu(&self, number: u32) -> Option<CpuTopology> {
-        let record = cpu_record(number as usize)?;
+        let record = cpu_record(number as usize).filter(|cpu| parking::is_present(cpu))?;
         let (threads, cores) = shape();
         let online = record.online.load(Ordering::Acquire);
         Some(CpuTopology {

@@ -218,6 +218,12 @@ pub fn find(id: DomId) -> Option<&'static Domain> {
     (domain.id == id).then_some(domain)
 }
 
+/// The domain at a place of the table, from 0 to [`MAX_DOMAINS`].
+pub fn at(place: usize) -> Option<&'static Domain> {
+    // SAFETY: as for `find`.
+    unsafe { DOMAINS.get(place)?.load(Ordering::Acquire).as_ref() }
+}
+
 /// All domains, in no order.
 pub fn all() -> impl Iterator<Item = &'static Domain> {
     // SAFETY: as for `find`.

@@ -11,7 +11,7 @@ use hv_types::DomId;
 use crate::dev::{efi, firmware, sleep, time};
 use crate::machine::Machine;
 use crate::percpu::cpu_record;
-use crate::{cpu, domain};
+use crate::{cpu, domain, parking};
 
 /// The whole machine.
 pub struct Host;
@@ -69,11 +69,11 @@ impl platform::Machine for Host {
     }
 
     fn last_processor(&self) -> u32 {
-        (0..).take_while(|id| cpu_record(*id as usize).is_some()).last().unwrap_or(0)
+        parking::present().map(|cpu| cpu.id).max().unwrap_or(0)
     }
 
     fn processor(&self, number: u32) -> Option<Processor> {
-        let record = cpu_record(number as usize)?;
+        let record = cpu_record(number as usize).filter(|cpu| parking::is_present(cpu))?;
         let (id, version) = (cpu::cpuid(0, 0), cpu::cpuid(1, 0).eax);
         let mut vendor = [0; 12];
         for (to, from) in vendor.chunks_exact_mut(4).zip([id.ebx, id.edx, id.ecx]) {
@@ -85,14 +85,19 @@ impl platform::Machine for Host {
         Some(Processor {
             apic_id: record.apic_id,
             acpi_id: number,
-            online: true,
+            online: record.online.load(Ordering::SeqCst),
             vendor,
             signature: [family_full, model_full, version & 0xf],
         })
     }
 
     fn idle_time(&self, number: u32) -> Option<u64> {
-        Some(cpu_record(number as usize)?.idle_ns.load(Ordering::Relaxed))
+        let record = cpu_record(number as usize).filter(|cpu| cpu.online.load(Ordering::SeqCst))?;
+        Some(record.idle_ns.load(Ordering::Relaxed))
+    }
+
+    fn set_online(&self, number: u32, online: bool) -> Result<bool, Errno> {
+        parking::request(number, online)
     }
 }
 

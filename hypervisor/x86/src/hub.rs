@@ -22,7 +22,7 @@ use crate::domain::{self, Domain};
 use crate::machine::Machine;
 use crate::mem::{PAGE, phys_to_virt};
 use crate::paging::mmu;
-use crate::percpu::{Cpu, NEVER, cpu_record, this_cpu, work};
+use crate::percpu::{self, Cpu, NEVER, cpu_record, this_cpu, work};
 use crate::vcpu::{Vcpu, current};
 use crate::{ipi, power, watchdog, work as cpu_work};
 
@@ -79,7 +79,7 @@ impl Pirqs for Machine {
         let Some(domain) = domain::find(dom) else { return };
         let Ok(line) = domain.pirqs.lock().irq(pirq) else { return };
         if let Some(cpu) = vcpu(dom, id).and_then(cpu_work::home) {
-            irq::set_target(line, cpu.apic_id);
+            irq::set_target(line, cpu.apic_id, || percpu::is_open(cpu));
         }
     }
 }
@@ -221,25 +221,66 @@ pub fn with_timers<R>(vcpu: &Vcpu, f: impl FnOnce(&mut VcpuTimers, &mut TimerQue
 
 /// Brings a vCPU's timers to the CPU that runs it from now on. Without memory they stay where they are.
 pub fn bring_timers(cpu: &Cpu, vcpu: &Vcpu) {
-    let mut timers = vcpu.timers.lock();
-    if timers.cpu == cpu.id {
-        return;
-    }
-    let Some(other) = cpu_record(timers.cpu as usize) else { return };
-    let (mut mine, mut theirs);
-    if cpu.id < other.id {
-        mine = cpu.timers.lock();
-        theirs = other.timers.lock();
-    } else {
-        theirs = other.timers.lock();
-        mine = cpu.timers.lock();
-    }
-    let moved = timers.set.migrate(&mut theirs, &mut mine).is_ok();
-    drop((mine, theirs));
-    if moved {
-        timers.cpu = cpu.id;
+    if move_timers(vcpu, cpu) {
         arm_timer();
     }
+}
+
+/// Moves a vCPU's timers to another CPU, whose hardware does not follow yet; false if they stay where they are.
+fn move_timers(vcpu: &Vcpu, to: &Cpu) -> bool {
+    let mut timers = vcpu.timers.lock();
+    let Some(from) = cpu_record(timers.cpu as usize).filter(|from| from.id != to.id) else { return false };
+    let moved = with_both_timers(from, to, |theirs, its| timers.set.migrate(theirs, its).is_ok());
+    if moved {
+        timers.cpu = to.id;
+    }
+    moved
+}
+
+/// Moves a domain's watchdogs to another CPU, whose hardware does not follow yet; false if they stay where they are.
+fn move_watchdogs(domain: &Domain, to: &Cpu) -> bool {
+    let mut held = domain.watchdogs.lock();
+    let Some((dogs, at)) = held.as_mut() else { return false };
+    let Some(from) = cpu_record(*at as usize).filter(|from| from.id != to.id) else { return false };
+    let moved = with_both_timers(from, to, |theirs, its| dogs.migrate(theirs, its).is_ok());
+    if moved {
+        *at = to.id;
+    }
+    moved
+}
+
+/// Works on the timers of two CPUs, which are locked in the order of the CPUs' numbers.
+fn with_both_timers<R>(one: &Cpu, other: &Cpu, f: impl FnOnce(&mut TimerQueue, &mut TimerQueue) -> R) -> R {
+    let (mut first, mut second);
+    if one.id < other.id {
+        first = one.timers.lock();
+        second = other.timers.lock();
+    } else {
+        second = other.timers.lock();
+        first = one.timers.lock();
+    }
+    f(&mut first, &mut second)
+}
+
+/// Sends all timers of a CPU where no vCPU lives any more to another. False: not all are away, because somebody is making or
+/// removing a vCPU, or time is up, or there is no memory.
+pub fn send_timers_away(from: &Cpu, to: &Cpu) -> bool {
+    let mut all = true;
+    loop {
+        let Some(owner) = from.timers.lock().anybody() else { break };
+        let moved = match owner.kind {
+            TimerKind::Watchdog => domain::find(owner.dom).is_some_and(|domain| move_watchdogs(domain, to)),
+            TimerKind::Singleshot | TimerKind::Periodic | TimerKind::Poll => {
+                vcpu(owner.dom, owner.vcpu).is_some_and(|vcpu| move_timers(vcpu, to))
+            }
+        };
+        if !moved || this_cpu().slice_is_over() {
+            all = false;
+            break;
+        }
+    }
+    ipi::raise(to, work::TIMER);
+    all
 }
 
 /// Sets or stops the one-shot timer of the caller.
@@ -319,7 +360,7 @@ impl SchedPorts for Machine {
     fn set_watchdog(&self, id: u32, timeout: u32) -> Result<i64, Errno> {
         let domain = current().domain;
         let mut held = domain.watchdogs.lock();
-        // They stay in the queue of the CPU that first set one.
+        // They stay in the queue of the CPU that first set one, until it goes offline.
         let home = held.as_ref().map_or(this_cpu().id, |(_, cpu)| *cpu);
         let cpu = cpu_record(home as usize).unwrap_or(this_cpu());
         let result = {

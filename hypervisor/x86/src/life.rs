@@ -26,7 +26,7 @@ use crate::domain::{self, Domain};
 use crate::machine::Machine;
 use crate::mem::{self, PAGE};
 use crate::paging::{Area, HEAP, mmu};
-use crate::percpu::{Cpu, cpu_record, online, this_cpu, work};
+use crate::percpu::{Cpu, cpu_record, online, open, this_cpu, work};
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
 use crate::{host, hub, ipi};
@@ -217,19 +217,31 @@ const BUSY: &str = "another CPU is changing the domain at this moment";
 
 /// One vCPU, in the queue of the CPU that has the fewest.
 fn make_vcpu(domain: &'static Domain, id: u16) -> Option<&'static Vcpu> {
-    let home = online().min_by_key(|cpu| cpu.queue.lock().members())?;
-    let vcpu = keep(|| Vcpu::new(id, domain, home))?;
+    loop {
+        let home = open().min_by_key(|cpu| cpu.queue.lock().members())?;
+        match make_vcpu_at(home, domain, id) {
+            // It has been closed meanwhile, and is no longer among the open ones.
+            Err(Errno::EAGAIN) => {}
+            made => return made.ok(),
+        }
+    }
+}
+
+fn make_vcpu_at(home: &Cpu, domain: &'static Domain, id: u16) -> Result<&'static Vcpu, Errno> {
+    let vcpu = keep(|| Vcpu::new(id, domain, home)).ok_or(Errno::ENOMEM)?;
     if domain.life.is_paused() {
         vcpu.sched.hold(Reasons::PAUSED);
     }
     let weight = domain.weight.load(Ordering::Relaxed) as u16;
-    if home.queue.lock().add(Runner(vcpu), weight, time::now()).is_err() {
+    // The lock is given back before the vCPU leaves what it is in.
+    let added = home.queue.lock().add(Runner(vcpu), weight, time::now());
+    if let Err(errno) = added {
         leave_queues(vcpu);
         // SAFETY: nobody has heard of it.
         unsafe { free_vcpu(vcpu) };
-        return None;
+        return Err(errno);
     }
-    Some(vcpu)
+    Ok(vcpu)
 }
 
 /// Takes a vCPU that no CPU runs out of queues and records.

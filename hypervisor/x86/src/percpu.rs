@@ -10,6 +10,7 @@ use core::mem::size_of;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use hv_core::mmu::CpuSet;
 use hv_core::mmu::tags::Tags;
 use hv_core::sched::CpuQueue;
 use hv_core::time::TimerQueue;
@@ -17,6 +18,7 @@ use spin::Mutex;
 
 use crate::layout::{self, STACK_BLOCK};
 use crate::mem::{self, PAGE, pte};
+use crate::parking::Parking;
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
 use crate::{cpu, desc, ipi, tlb};
@@ -68,6 +70,8 @@ pub struct Cpu {
     pub passed: AtomicU64,
     /// It has come up and takes part.
     pub online: AtomicBool,
+    /// Whether it is parked.
+    pub parking: Parking,
     /// Time-stamp counter at which the present call has had its share; 0: not asked yet.
     slice_end: Cell<u64>,
     /// Vector and error code of the last foreseen fault in the hypervisor, for fix-ups that pass it on.
@@ -145,6 +149,39 @@ pub fn online() -> impl Iterator<Item = &'static Cpu> + Clone {
     (0..MAX_CPUS).map_while(cpu_record).filter(|cpu| cpu.online.load(Ordering::Acquire))
 }
 
+/// CPUs that vCPUs and device interrupts may come to: those that are online, but for one on its way out.
+static OPEN: [AtomicU64; MAX_CPUS / 64] = [const { AtomicU64::new(0) }; MAX_CPUS / 64];
+
+fn open_word(cpu: &Cpu) -> (&'static AtomicU64, u64) {
+    (&OPEN[cpu.id as usize / 64 % OPEN.len()], 1 << (cpu.id % 64))
+}
+
+/// Counts a CPU among the open ones, or not; see [`crate::parking::set_open`].
+pub fn set_open(cpu: &Cpu, open: bool) {
+    let (word, bit) = open_word(cpu);
+    if open {
+        word.fetch_or(bit, Ordering::SeqCst);
+    } else {
+        word.fetch_and(!bit, Ordering::SeqCst);
+    }
+}
+
+/// True if vCPUs may come to the CPU.
+pub fn is_open(cpu: &Cpu) -> bool {
+    let (word, bit) = open_word(cpu);
+    word.load(Ordering::SeqCst) & bit != 0
+}
+
+/// The CPUs that vCPUs may come to.
+pub fn open_cpus() -> CpuSet {
+    CpuSet::from_words(core::array::from_fn(|n| OPEN[n].load(Ordering::SeqCst)))
+}
+
+/// The same, in the order of their numbers.
+pub fn open() -> impl Iterator<Item = &'static Cpu> + Clone {
+    online().filter(|cpu| is_open(cpu))
+}
+
 fn block(id: u32) -> u64 {
     layout::STACKS + u64::from(id) * 2 * STACK_BLOCK
 }
@@ -190,6 +227,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             requests: ipi::Requests::empty(),
             passed: AtomicU64::new(0),
             online: AtomicBool::new(false),
+            parking: Parking::none(),
             slice_end: Cell::new(0),
             last_fault: Cell::new((0, 0)),
             queue: Mutex::new(CpuQueue::new(id)),

@@ -59,7 +59,7 @@ fn start_root(page: u64) -> Option<u64> {
 /// Starts every CPU that ACPI names, `most` in all; says which did not come.
 pub fn start_all(info: &Info, platform: &Platform, most: usize) {
     let own = apic::id();
-    this_cpu().online.store(true, Ordering::Release);
+    join(this_cpu());
     let candidates = platform.processors.iter().filter(|p| p.usable && p.apic_id != own);
     let Some(page) = low_page(info) else {
         return log::error!("no memory below 640 KiB to start other processors in");
@@ -112,6 +112,12 @@ fn start(id: u32, apic_id: u32, page: u64) -> bool {
     false
 }
 
+/// The CPU takes part from here on.
+fn join(cpu: &Cpu) {
+    percpu::set_open(cpu, true);
+    cpu.online.store(true, Ordering::Release);
+}
+
 /// First Rust code of a started CPU, on its own primary stack.
 extern "C" fn joined() -> ! {
     let cpu = this_cpu();
@@ -122,7 +128,7 @@ extern "C" fn joined() -> ! {
         let acpi_id = platform.processors.iter().find(|p| p.apic_id == cpu.apic_id).map_or(0, |p| p.acpi_id);
         apic::init_cpu(platform, acpi_id);
     }
-    cpu.online.store(true, Ordering::Release);
+    join(cpu);
     if cpu.id == 1 && HANG.load(Ordering::Acquire) {
         hang_on_purpose();
     }

@@ -19,12 +19,21 @@ static ON: AtomicBool = AtomicBool::new(false);
 pub fn start() {
     let now = time::now();
     for cpu in online() {
-        cpu.alive.store(now, Ordering::Release);
-        cpu.next_look.store(now + INTERVAL, Ordering::Release);
+        show_life(cpu, now, now + INTERVAL);
         ipi::raise(cpu, crate::percpu::work::TIMER);
     }
     ON.store(true, Ordering::Release);
     log::info!("watchdog: a CPU that is stuck for {} s says where", PATIENCE / INTERVAL);
+}
+
+fn show_life(cpu: &Cpu, now: u64, next: u64) {
+    cpu.alive.store(now, Ordering::Release);
+    cpu.next_look.store(next, Ordering::Release);
+}
+
+/// This CPU takes part from `now` on.
+pub fn begin(cpu: &Cpu, now: u64) {
+    show_life(cpu, now, if ON.load(Ordering::Acquire) { now + INTERVAL } else { NEVER });
 }
 
 /// Part of this CPU's looking at its timers.
@@ -37,8 +46,7 @@ pub fn look(cpu: &Cpu, now: u64) {
 
 #[cold]
 fn look_at_next(cpu: &Cpu, now: u64) {
-    cpu.alive.store(now, Ordering::Release);
-    cpu.next_look.store(if ON.load(Ordering::Acquire) { now + INTERVAL } else { NEVER }, Ordering::Relaxed);
+    begin(cpu, now);
     let next = online().find(|other| other.id > cpu.id).or_else(|| online().next());
     let Some(next) = next.filter(|next| next.id != cpu.id) else { return };
     if now.saturating_sub(next.alive.load(Ordering::Acquire)) > PATIENCE {

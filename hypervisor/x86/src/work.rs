@@ -4,15 +4,15 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::mmu::CpuSet;
-use hv_core::sched::{CpuQueue, Pick, Reasons, Unit, VcpuSched, worth_taking};
+use hv_core::sched::{self, CpuQueue, Pick, Reasons, Unit, VcpuSched, worth_taking};
 use hv_core::time::Slot;
 use hv_pv::regs::Regs;
 use hv_types::VcpuId;
 
 use crate::dev::time;
-use crate::percpu::{Cpu, MAX_CPUS, NEVER, count_by, cpu_record, online, this_cpu, work};
+use crate::percpu::{Cpu, MAX_CPUS, NEVER, count_by, cpu_record, online, open, open_cpus, this_cpu, work};
 use crate::vcpu::Vcpu;
-use crate::{deliver, hub, ipi, life, switch};
+use crate::{deliver, hub, ipi, life, parking, switch};
 
 /// A vCPU's name in a CPU's queue.
 #[derive(Clone, Copy)]
@@ -24,12 +24,17 @@ impl Unit for Runner {
     }
 
     fn may_go_to(&self, cpu: u32) -> bool {
-        self.0.cpu().is_none() && self.0.affinity.lock().contains(cpu)
+        self.0.cpu().is_none() && allowed(self.0).contains(cpu)
     }
 
     fn prefers(&self, cpu: u32) -> bool {
         self.0.soft_affinity.lock().contains(cpu)
     }
+}
+
+/// Where the vCPU may run now.
+pub fn allowed(vcpu: &Vcpu) -> CpuSet {
+    sched::allowed(&vcpu.affinity.lock(), &open_cpus())
 }
 
 /// CPUs that idle, one bit each.
@@ -41,7 +46,7 @@ fn idle_word(cpu: &Cpu) -> (&'static AtomicU64, u64) {
 
 /// An idle CPU on which the vCPU may run, rather one that it likes.
 fn idle_cpu_for(vcpu: &Vcpu) -> Option<&'static Cpu> {
-    let hard = *vcpu.affinity.lock();
+    let hard = allowed(vcpu);
     let soft = hard.intersection(&vcpu.soft_affinity.lock());
     idle_cpu_of(&soft).or_else(|| idle_cpu_of(&hard))
 }
@@ -125,7 +130,7 @@ pub fn stop(vcpu: &'static Vcpu) {
 /// Nobody waits for that; a vCPU may be moved by a call of its own.
 pub fn settle(vcpu: &'static Vcpu) {
     // Under the lock of its queue, so that a thief who has seen the old affinity has come and gone.
-    while at_home(vcpu, |home, _, _| vcpu.affinity.lock().contains(home.id)) == Some(false) {
+    while at_home(vcpu, |home, _, _| allowed(vcpu).contains(home.id)) == Some(false) {
         vcpu.sched.hold(Reasons::MOVING);
         stop(vcpu);
         if !move_held(vcpu) {
@@ -148,13 +153,13 @@ fn move_held(vcpu: &'static Vcpu) -> bool {
             core::hint::spin_loop();
         }
         let Some(from) = home(vcpu) else { return false };
-        let affinity = *vcpu.affinity.lock();
-        let stays = affinity.contains(from.id);
+        let allowed = allowed(vcpu);
+        let stays = allowed.contains(from.id);
         let is_off =
             |queue: &CpuQueue<Runner>, slot: &Slot| queue.running() != Some(*slot) && vcpu.cpu().is_none();
         // In the queue's lock, so that whoever holds it once more, for another affinity, does so after this.
         let let_go = || vcpu.sched.release(Reasons::MOVING);
-        let moved = match online().find(|to| affinity.contains(to.id)).filter(|_| !stays) {
+        let moved = match open().find(|to| allowed.contains(to.id)).filter(|_| !stays) {
             Some(to) => with_both(from, to, |theirs, its| {
                 let slot = theirs.slot_of(&Runner(vcpu)).filter(|slot| is_off(theirs, slot))?;
                 Some((theirs.give(slot, its, time::now()).is_some(), let_go()))
@@ -164,12 +169,27 @@ fn move_held(vcpu: &'static Vcpu) -> bool {
             }),
         };
         if let Some((moved, may_run)) = moved {
+            if moved && !stays && vcpu.affinity.lock().intersection(&allowed).is_empty() {
+                let dom = vcpu.domain.id.0;
+                log::warn!("d{dom}v{}: no CPU of its affinity is online; it runs on others", vcpu.id);
+            }
             if may_run {
                 wake(vcpu);
             }
             return moved;
         }
     }
+}
+
+/// A vCPU that lives on a CPU, one that does not run if there is such a one.
+pub fn anybody(cpu: &Cpu) -> Option<&'static Vcpu> {
+    with_queue(cpu, |queue| queue.anybody()).map(|Runner(vcpu)| vcpu)
+}
+
+/// Sends a vCPU away from a CPU that is not open. False: it is not away yet.
+pub fn send_away(vcpu: &'static Vcpu, from: &Cpu) -> bool {
+    settle(vcpu);
+    home(vcpu).is_none_or(|home| home.id != from.id)
 }
 
 /// Events are pending for a vCPU: if another CPU runs it, that one looks.
@@ -327,7 +347,7 @@ fn nudge(cpu: &'static Cpu) {
     FURTHEST.fetch_max(cpu.queue.lock().floor(), Ordering::AcqRel);
     let last = cpu.nudged.load(Ordering::Relaxed);
     let free = |other: &&'static Cpu| other.id != cpu.id && other.front.load(Ordering::Acquire) == NEVER;
-    let next = online().filter(free).find(|other| other.id > last).or_else(|| online().find(free));
+    let next = open().filter(free).find(|other| other.id > last).or_else(|| open().find(free));
     if let Some(next) = next {
         cpu.nudged.store(next.id, Ordering::Relaxed);
         ipi::raise(next, work::BALANCE);
@@ -336,13 +356,20 @@ fn nudge(cpu: &'static Cpu) {
 
 /// Halts until there is something to run.
 fn idle(cpu: &'static Cpu) -> &'static Vcpu {
-    let start = time::now();
+    let mut start = time::now();
     switch::rest(cpu);
     let (word, bit) = idle_word(cpu);
     let next = loop {
         word.fetch_or(bit, Ordering::SeqCst);
         if let Some(Runner(next)) = pick(cpu, false).run {
             break next;
+        }
+        if parking::is_wanted(cpu) {
+            word.fetch_and(!bit, Ordering::SeqCst);
+            count_by(&cpu.idle_ns, time::now().saturating_sub(start));
+            parking::park(cpu);
+            start = time::now();
+            continue;
         }
         wait_for_work(cpu);
     };

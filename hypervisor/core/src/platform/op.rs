@@ -12,6 +12,7 @@ use hv_types::GuestVa;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::memtype;
+use crate::call::{CallError, Continuation};
 use crate::port::GuestSpace;
 use crate::wire;
 
@@ -93,6 +94,9 @@ pub trait Machine {
     fn processor(&self, number: u32) -> Option<Processor>;
     /// Nanoseconds since boot for which a processor had nothing to do; `None`: it is not online.
     fn idle_time(&self, number: u32) -> Option<u64>;
+    /// Takes a processor that there is, but not the first one, offline, or brings it back, as far as that goes without waiting. True
+    /// once it is there; false: the same call again goes on. `EBUSY`: it cannot be done now, and nothing has changed.
+    fn set_online(&self, number: u32, online: bool) -> Result<bool, Errno>;
 }
 
 type Words = [u64; 16];
@@ -112,13 +116,18 @@ pub fn platform_op(
     privileged: bool,
     space: &impl GuestSpace,
     machine: &impl Machine,
-) -> Result<(), Errno> {
+) -> Result<(), CallError> {
     let mut op: XenPlatformOp = wire::read(space, argument)?;
     if op.interface_version != XENPF_INTERFACE_VERSION {
-        return Err(Errno::EACCES);
+        return Err(Errno::EACCES.into());
     }
     if !privileged {
-        return Err(Errno::EPERM);
+        return Err(Errno::EPERM.into());
+    }
+    if let XENPF_CPU_ONLINE | XENPF_CPU_OFFLINE = op.cmd {
+        let done = set_online(&get(&op.u)?, op.cmd == XENPF_CPU_ONLINE, machine)?;
+        let again = Continuation { args: [argument.0, 0, 0, 0] };
+        return if done { Ok(()) } else { Err(CallError::Retry(again)) };
     }
     let before = op.u;
     answer(op.cmd, &mut op.u, space, machine)?;
@@ -155,18 +164,18 @@ fn answer(
         XENPF_GETIDLETIME => idle_times(words, space, machine),
         XENPF_GET_CPUINFO => cpu_info(words, machine),
         XENPF_GET_CPU_VERSION => cpu_version(words, machine),
-        XENPF_CPU_ONLINE => {
-            let op: XenpfCpuOl = get(words)?;
-            let online = machine.processor(op.cpuid).ok_or(Errno::EINVAL)?.online;
-            if online { Ok(()) } else { Err(Errno::ENOSYS) }
-        }
-        XENPF_CPU_OFFLINE => {
-            let op: XenpfCpuOl = get(words)?;
-            machine.processor(op.cpuid).ok_or(Errno::EINVAL)?;
-            Err(if op.cpuid == 0 { Errno::EOPNOTSUPP } else { Errno::ENOSYS })
-        }
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// Linux's driver offers no file for the first processor, which has tasks that no other can take over: `EOPNOTSUPP`, as on Xen. A
+/// processor that is there already is a success, one that does not exist `EINVAL`.
+fn set_online(op: &XenpfCpuOl, online: bool, machine: &impl Machine) -> Result<bool, Errno> {
+    machine.processor(op.cpuid).ok_or(Errno::EINVAL)?;
+    if op.cpuid == 0 {
+        return if online { Ok(true) } else { Err(Errno::EOPNOTSUPP) };
+    }
+    machine.set_online(op.cpuid, online)
 }
 
 fn read_memtype(words: &mut Words, machine: &impl Machine) -> Result<(), Errno> {

@@ -175,6 +175,13 @@ pub fn is_x2apic() -> bool {
     X2APIC.load(Ordering::Relaxed)
 }
 
+/// Lets this CPU take no interrupt but those of the hypervisor's own vectors behind the devices', or all of them. Others wait.
+pub fn block_devices(blocked: bool) {
+    // The upper half is a class of vectors: this and lower ones wait.
+    const DEVICES: u32 = vector::DEVICE_LAST as u32 + 1;
+    write(TASK_PRIORITY, if blocked { DEVICES } else { 0 });
+}
+
 /// The interrupt in service is done with.
 #[inline]
 pub fn eoi() {

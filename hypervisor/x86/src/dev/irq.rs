@@ -105,21 +105,22 @@ pub fn claim_isa(platform: &Platform, irq: u8, vector: u8) -> Result<(), Errno> 
     Ok(())
 }
 
-/// Sends a line's interrupts to another CPU's local APIC. Of a line without vector, from when it gets one.
-pub fn set_target(irq: Irq, apic_id: u32) {
+/// Sends a line's interrupts to another CPU's local APIC. Of a line without vector, from when it gets one. `is_open` says whether
+/// that CPU takes interrupts, and is asked when [`move_all`] cannot pass unseen.
+pub fn set_target(irq: Irq, apic_id: u32, is_open: impl FnOnce() -> bool) {
     let mut table = TABLE.lock();
-    let Some(line) = table.lines.get_mut(usize::from(irq.0)) else { return };
-    if matches!(line.source, Source::Msi { index: 1.., .. }) {
-        // All messages of one capability go where the first one goes.
-        return;
+    if let Some(line) = table.lines.get_mut(usize::from(irq.0))
+        && is_open()
+    {
+        line.aim(apic_id);
     }
-    line.target = apic_id;
-    if line.vector != 0 {
-        match line.source {
-            Source::Pin { pin, .. } => pin.redirect(apic_id),
-            Source::Msi { .. } | Source::MsiX { .. } => line.write_message(),
-            Source::None => {}
-        }
+}
+
+/// Sends all that one local APIC receives to another. What is on its way still comes to the first.
+pub fn move_all(from: u32, to: u32) {
+    let mut table = TABLE.lock();
+    for line in table.lines.iter_mut().filter(|line| line.target == from) {
+        line.aim(to);
     }
 }
 
@@ -161,6 +162,21 @@ fn message_address(target: u32) -> u32 {
 }
 
 impl Line {
+    fn aim(&mut self, apic_id: u32) {
+        if matches!(self.source, Source::Msi { index: 1.., .. }) {
+            // All messages of one capability go where the first one goes.
+            return;
+        }
+        self.target = apic_id;
+        if self.vector != 0 {
+            match self.source {
+                Source::Pin { pin, .. } => pin.redirect(apic_id),
+                Source::Msi { .. } | Source::MsiX { .. } => self.write_message(),
+                Source::None => {}
+            }
+        }
+    }
+
     fn set_mask(&self, masked: bool) {
         match self.source {
             Source::None => {}

@@ -1,4 +1,4 @@
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use super::*;
 use crate::port::Fault;
@@ -44,6 +44,8 @@ impl Guest {
 struct Pc {
     efi: Option<Efi>,
     log: RefCell<Vec<String>>,
+    /// What the next change of a processor answers.
+    going: Cell<Option<Result<bool, Errno>>>,
 }
 
 impl Machine for Pc {
@@ -75,25 +77,39 @@ impl Machine for Pc {
     fn processor(&self, number: u32) -> Option<Processor> {
         let vendor = *b"AuthenticAMD";
         let online = number == 0;
-        let cpu = Processor { apic_id: number * 2, acpi_id: number, online, vendor, signature: [6, 1, 2] };
+        let cpu = Processor {
+            apic_id: number.wrapping_mul(2),
+            acpi_id: number,
+            online,
+            vendor,
+            signature: [6, 1, 2],
+        };
         (number < 2).then_some(cpu)
     }
     fn idle_time(&self, number: u32) -> Option<u64> {
         (number == 0).then_some(42)
     }
+    fn set_online(&self, number: u32, online: bool) -> Result<bool, Errno> {
+        self.log.borrow_mut().push(format!("CPU {number} {}", if online { "on" } else { "off" }));
+        self.going.take().unwrap_or(Ok(true))
+    }
 }
 
 fn call(guest: &Guest, pc: &Pc) -> Result<(), Errno> {
-    platform_op(GuestVa(BASE), true, guest, pc)
+    match platform_op(GuestVa(BASE), true, guest, pc) {
+        Ok(()) => Ok(()),
+        Err(CallError::Errno(errno)) => Err(errno),
+        Err(other) => panic!("{other:?}"),
+    }
 }
 
 #[test]
 fn the_version_and_the_caller_are_checked() {
     let guest = Guest::with(XENPF_SETTIME64, &XenpfSettime64::default());
-    assert_eq!(platform_op(GuestVa(BASE), false, &guest, &Pc::default()), Err(Errno::EPERM));
+    assert_eq!(platform_op(GuestVa(BASE), false, &guest, &Pc::default()), Err(Errno::EPERM.into()));
     guest.0.borrow_mut()[4] = 2;
     assert_eq!(call(&guest, &Pc::default()), Err(Errno::EACCES));
-    assert_eq!(platform_op(GuestVa(0), true, &guest, &Pc::default()), Err(Errno::EFAULT));
+    assert_eq!(platform_op(GuestVa(0), true, &guest, &Pc::default()), Err(Errno::EFAULT.into()));
 }
 
 #[test]
@@ -179,10 +195,28 @@ fn processors_are_listed() {
     call(&guest, &pc).unwrap();
     let version: XenpfPcpuVersion = guest.answer();
     assert_eq!((&version.vendor_id, version.family), (b"AuthenticAMD", 6));
+}
+
+#[test]
+fn processors_go_offline_and_come_back() {
+    let pc = Pc::default();
     let call_ol = |command, cpuid| call(&Guest::with(command, &XenpfCpuOl { cpuid }), &pc);
     assert_eq!(call_ol(XENPF_CPU_ONLINE, 0), Ok(()));
-    assert_eq!(call_ol(XENPF_CPU_ONLINE, 2), Err(Errno::EINVAL));
     assert_eq!(call_ol(XENPF_CPU_OFFLINE, 0), Err(Errno::EOPNOTSUPP));
+    for command in [XENPF_CPU_ONLINE, XENPF_CPU_OFFLINE] {
+        assert_eq!(call_ol(command, 2), Err(Errno::EINVAL));
+        assert_eq!(call_ol(command, u32::MAX), Err(Errno::EINVAL));
+    }
+    assert!(pc.log.take().is_empty(), "what is refused is not begun");
+    assert_eq!((call_ol(XENPF_CPU_OFFLINE, 1), call_ol(XENPF_CPU_ONLINE, 1)), (Ok(()), Ok(())));
+    pc.going.set(Some(Err(Errno::EBUSY)));
+    assert_eq!(call_ol(XENPF_CPU_OFFLINE, 1), Err(Errno::EBUSY));
+    assert_eq!(pc.log.take(), ["CPU 1 off", "CPU 1 on", "CPU 1 off"]);
+    pc.going.set(Some(Ok(false)));
+    let guest = Guest::with(XENPF_CPU_OFFLINE, &XenpfCpuOl { cpuid: 1 });
+    let again = Continuation { args: [BASE, 0, 0, 0] };
+    assert_eq!(platform_op(GuestVa(BASE), true, &guest, &pc), Err(CallError::Retry(again)));
+    assert_eq!(platform_op(GuestVa(BASE), true, &guest, &pc), Ok(()), "the same argument goes on");
 }
 
 #[test]
