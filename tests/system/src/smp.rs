@@ -92,3 +92,57 @@ fn a_vcpu_moves_itself() -> Result<()> {
     }
     Ok(())
 }
+
+/// dom0's work, with its disk and its timers, while its processors are taken out and put back.
+const OFFLINE: &str = r#"
+P=/sys/devices/system/xen_cpu
+turn() { echo $2 >$P/xen_cpu$1/online || echo "cannot turn $1 to $2"; }
+on_cpu() { lith vcpu-list | awk -v cpu=$1 '$1 == "Domain-0" && $4 == cpu' | wc -l; }
+once() { while [ ! -e /tmp/stop ]; do eval "$1"; done | sort -u | wc -l >/tmp/sums.$2; }
+for i in 1 2 3; do once 'dd if=/dev/zero bs=64k count=8 2>/dev/null | md5sum' $i & done
+once 'dd if=/dev/vda bs=64k count=4 iflag=direct 2>/dev/null | md5sum; sleep 0.05' disk &
+(while [ ! -e /tmp/stop ]; do sleep 0.02; echo; done | wc -l >/tmp/naps) &
+lith vcpu-pin 0 3 3
+for round in $(seq 20); do
+    for cpu in 1 2 3; do turn $cpu 0; done
+    lith info | awk '$1 == "CPUs" && $2 != 1'
+    [ "$(on_cpu 0)" = 4 ] || echo "somebody stayed: $(lith vcpu-list)"
+    for cpu in 3 1 2; do turn $cpu 1; turn $cpu 1; done
+done
+turn 1 0; turn 1 0; turn 2 0
+[ $(on_cpu 1) = 0 ] || echo "somebody stayed: $(lith vcpu-list)"
+files() { cat $P/xen_cpu*/online | tr -d '\n'; }
+n=0; while [ $n -lt 50 ] && [ $(files) != 001 ]; do sleep 0.2; n=$((n + 1)); done
+echo files $(files)
+turn 1 1; turn 2 1
+touch /tmp/stop
+wait
+cat /tmp/sums.* | sort | uniq -c
+[ $(cat /tmp/naps) -gt 20 ] && echo naps end
+ls $P/xen_cpu0/online 2>/dev/null
+lith vcpu-list | awk '$1 == "Domain-0" && $3 == 3 { print "pinned", $4, $8 }'
+lith dmesg | sed 's/.*\] \(<.>\)*//' | grep -E '^CPU |affinity' | sort | uniq -c
+lith dmesg | grep -E 'cannot|NMI|error status|stuck'
+dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG|clocksource.*unstable|nobody cared'
+echo end
+"#;
+
+#[test]
+fn processors_come_and_go_under_load() -> Result<()> {
+    let spec = Spec { cpus: 4, domains: Domains::Tools, ..spec() };
+    let Some(output) = run_with(spec, OFFLINE)? else { return Ok(()) };
+    // Every worker saw one checksum only.
+    let expected =
+        ["4 1", "naps end", "files 001", "pinned 3 3", "21 CPU 1 is offline", "21 CPU 1 is online"];
+    for line in expected {
+        assert!(output.lines().any(|l| l.trim() == line), "{line}: {output}");
+    }
+    assert!(output.contains("20 d0v3: no CPU of its affinity is online"), "{output}");
+    for bad in
+        ["cannot", "stayed", "CPUs ", "Call Trace", "stall", "lockup", "BUG", "unstable", "nobody", "NMI"]
+    {
+        assert!(!output.contains(bad), "{bad}: {output}");
+    }
+    assert_line(&output, "end");
+    Ok(())
+}
