@@ -21,6 +21,13 @@ const TOGETHER: usize = 64;
 /// How often a transaction is tried.
 const TRIES: u32 = 100;
 
+/// How long a transaction waits that found the store changed: not at first, then longer each time, up to 20 ms; a part of it is by
+/// chance, so that those who disturb each other do not go on doing so in step. `elapsed` is the chance.
+fn pause(attempt: u32, elapsed: Duration) -> Duration {
+    let most = 20_000_u32.min(50 << attempt.saturating_sub(3).min(10));
+    if attempt < 3 { Duration::ZERO } else { Duration::from_micros((elapsed.subsec_nanos() % most).into()) }
+}
+
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -389,7 +396,8 @@ impl Store {
         if self.transaction != 0 {
             return steps(self);
         }
-        for _ in 0..TRIES {
+        let started = Instant::now();
+        for attempt in 0..TRIES {
             let id = self.ask(Kind::TransactionStart, "a transaction", &[b"\0"])?;
             self.transaction = number(&id).ok_or(StoreError::Protocol("a transaction's number"))?;
             let result = steps(self);
@@ -398,7 +406,9 @@ impl Store {
             self.transaction = 0;
             match (result, ended) {
                 (Err(error), _) => return Err(error),
-                (Ok(_), Err(error)) if error.errno() == Some(Errno::EAGAIN) => {}
+                (Ok(_), Err(error)) if error.errno() == Some(Errno::EAGAIN) => {
+                    std::thread::sleep(pause(attempt, started.elapsed()));
+                }
                 (Ok(_), Err(error)) => return Err(error),
                 (Ok(value), Ok(_)) => return Ok(value),
             }
