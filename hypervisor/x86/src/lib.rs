@@ -39,7 +39,7 @@ pub mod mem;
 pub mod paging;
 pub mod panic;
 pub mod parking;
-mod percpu;
+pub mod percpu;
 pub mod ports;
 pub mod power;
 pub mod quick;
