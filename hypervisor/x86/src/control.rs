@@ -27,7 +27,7 @@ use crate::domain::{self, Domain, MAX_DOMAINS};
 use crate::life::{self, MAX_VCPUS};
 use crate::machine::Machine;
 use crate::paging::{HEAP, mmu};
-use crate::percpu::{cpu_record, online, open_cpus};
+use crate::percpu::{OPEN, cpu_record, online};
 use crate::vcpu::Vcpu;
 use crate::{console, context, cpu, hub, parking, snapshot, start, work};
 
@@ -43,7 +43,7 @@ fn find_vcpu(dom: DomId, vcpu: VcpuId) -> Result<&'static Vcpu, Refusal> {
 
 /// Where a vCPU may run and likes to, of the CPUs that are online.
 fn affinities(vcpu: &Vcpu) -> (CpuSet, CpuSet) {
-    (work::allowed(vcpu), vcpu.soft_affinity.lock().intersection(&open_cpus()))
+    (work::allowed(vcpu), vcpu.soft_affinity.lock().intersection(&OPEN.snapshot()))
 }
 
 impl ControlPorts for Machine {
@@ -163,7 +163,7 @@ impl ControlPorts for Machine {
         // The others count when they come online.
         let some = |cpus: &CpuSet| {
             let none = Refusal::new(Errno::EINVAL, "none of the CPUs runs");
-            if cpus.intersection(&open_cpus()).is_empty() { Err(none) } else { Ok(*cpus) }
+            if cpus.intersection(&OPEN.snapshot()).is_empty() { Err(none) } else { Ok(*cpus) }
         };
         let (hard, soft) = (hard.as_ref().map(some).transpose()?, soft.as_ref().map(some).transpose()?);
         if let Some(soft) = soft {
@@ -211,7 +211,7 @@ impl ControlPorts for Machine {
         let runstate = vcpu.sched.runstate(time::now());
         let reasons = vcpu.sched.reasons();
         // One that has gone offline since is no place to be.
-        let last = vcpu.last_cpu().filter(|cpu| open_cpus().contains(*cpu));
+        let last = vcpu.last_cpu().filter(|cpu| OPEN.contains(*cpu));
         Ok(VcpuFacts {
             online: !reasons.contains(Reasons::DOWN),
             blocked: reasons.contains(Reasons::BLOCKED),

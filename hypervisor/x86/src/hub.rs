@@ -22,7 +22,7 @@ use crate::domain::{self, Domain};
 use crate::machine::Machine;
 use crate::mem::{PAGE, phys_to_virt};
 use crate::paging::mmu;
-use crate::percpu::{self, Cpu, NEVER, cpu_record, this_cpu, work};
+use crate::percpu::{Cpu, NEVER, OPEN, cpu_record, this_cpu, work};
 use crate::vcpu::{Vcpu, current};
 use crate::{ipi, power, watchdog, work as cpu_work};
 
@@ -79,7 +79,7 @@ impl Pirqs for Machine {
         let Some(domain) = domain::find(dom) else { return };
         let Ok(line) = domain.pirqs.lock().irq(pirq) else { return };
         if let Some(cpu) = vcpu(dom, id).and_then(cpu_work::home) {
-            irq::set_target(line, cpu.apic_id, || percpu::is_open(cpu));
+            irq::set_target(line, cpu.apic_id, || OPEN.contains(cpu.id));
         }
     }
 }

@@ -20,7 +20,7 @@ use spin::Mutex;
 
 use crate::dev::{apic, irq, time};
 use crate::machine::Machine;
-use crate::percpu::{self, Cpu, MAX_CPUS, NEVER, cpu_record, this_cpu, work};
+use crate::percpu::{Cpu, MAX_CPUS, NEVER, OPEN, cpu_record, this_cpu, work};
 use crate::{domain, hub, ipi, life, tlb, watchdog, work as cpu_work};
 
 /// Values of [`Parking`].
@@ -130,7 +130,7 @@ pub fn request(number: u32, online: bool) -> Result<bool, Errno> {
 
 /// True if the CPU is where it shall go.
 fn is_there(cpu: &Cpu, online: bool) -> bool {
-    if online { percpu::is_open(cpu) } else { cpu.parking.is(state::PARKED) }
+    if online { OPEN.contains(cpu.id) } else { cpu.parking.is(state::PARKED) }
 }
 
 fn begin(cpu: &'static Cpu, online: bool) -> Change {
@@ -148,7 +148,11 @@ fn begin(cpu: &'static Cpu, online: bool) -> Change {
 /// Lets vCPUs and interrupts come to a CPU, or no more of them.
 pub fn set_open(cpu: &Cpu, open: bool) {
     cpu_work::with_queue(cpu, |queue| {
-        percpu::set_open(cpu, open);
+        if open {
+            OPEN.insert(cpu.id)
+        } else {
+            OPEN.remove(cpu.id)
+        }
         queue.set_open(open);
     });
 }
@@ -179,7 +183,7 @@ fn advance(change: &mut Change) -> bool {
             undo(change);
         }
         Step::Park => {}
-        Step::Wake if percpu::is_open(cpu) => change.step = Step::Settle(0),
+        Step::Wake if OPEN.contains(cpu.id) => change.step = Step::Settle(0),
         Step::Wake => {}
         Step::Settle(from) => match settle_from(from) {
             Some(next) => change.step = Step::Settle(next),

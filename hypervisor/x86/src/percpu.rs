@@ -10,7 +10,7 @@ use core::mem::size_of;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use hv_core::mmu::CpuSet;
+use hv_core::mmu::SharedCpuSet;
 use hv_core::mmu::tags::Tags;
 use hv_core::sched::CpuQueue;
 use hv_core::time::TimerQueue;
@@ -149,37 +149,13 @@ pub fn online() -> impl Iterator<Item = &'static Cpu> + Clone {
     (0..MAX_CPUS).map_while(cpu_record).filter(|cpu| cpu.online.load(Ordering::Acquire))
 }
 
-/// CPUs that vCPUs and device interrupts may come to: those that are online, but for one on its way out.
-static OPEN: [AtomicU64; MAX_CPUS / 64] = [const { AtomicU64::new(0) }; MAX_CPUS / 64];
+/// CPUs that vCPUs and device interrupts may come to: those that are online, but for one on its way out. See
+/// [`crate::parking::set_open`].
+pub static OPEN: SharedCpuSet = SharedCpuSet::new();
 
-fn open_word(cpu: &Cpu) -> (&'static AtomicU64, u64) {
-    (&OPEN[cpu.id as usize / 64 % OPEN.len()], 1 << (cpu.id % 64))
-}
-
-/// Counts a CPU among the open ones, or not; see [`crate::parking::set_open`].
-pub fn set_open(cpu: &Cpu, open: bool) {
-    let (word, bit) = open_word(cpu);
-    if open {
-        word.fetch_or(bit, Ordering::SeqCst);
-    } else {
-        word.fetch_and(!bit, Ordering::SeqCst);
-    }
-}
-
-/// True if vCPUs may come to the CPU.
-pub fn is_open(cpu: &Cpu) -> bool {
-    let (word, bit) = open_word(cpu);
-    word.load(Ordering::SeqCst) & bit != 0
-}
-
-/// The CPUs that vCPUs may come to.
-pub fn open_cpus() -> CpuSet {
-    CpuSet::from_words(core::array::from_fn(|n| OPEN[n].load(Ordering::SeqCst)))
-}
-
-/// The same, in the order of their numbers.
+/// The CPUs that vCPUs may come to, in the order of their numbers.
 pub fn open() -> impl Iterator<Item = &'static Cpu> + Clone {
-    online().filter(|cpu| is_open(cpu))
+    online().filter(|cpu| OPEN.contains(cpu.id))
 }
 
 fn block(id: u32) -> u64 {

@@ -114,7 +114,7 @@ fn start(id: u32, apic_id: u32, page: u64) -> bool {
 
 /// The CPU takes part from here on.
 fn join(cpu: &Cpu) {
-    percpu::set_open(cpu, true);
+    percpu::OPEN.insert(cpu.id);
     cpu.online.store(true, Ordering::Release);
 }
 

@@ -3,14 +3,14 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hv_core::mmu::CpuSet;
+use hv_core::mmu::{CpuSet, SharedCpuSet};
 use hv_core::sched::{self, CpuQueue, Pick, Reasons, Unit, VcpuSched, worth_taking};
 use hv_core::time::Slot;
 use hv_pv::regs::Regs;
 use hv_types::VcpuId;
 
 use crate::dev::time;
-use crate::percpu::{Cpu, MAX_CPUS, NEVER, count_by, cpu_record, online, open, open_cpus, this_cpu, work};
+use crate::percpu::{Cpu, NEVER, OPEN, count_by, cpu_record, online, open, this_cpu, work};
 use crate::vcpu::Vcpu;
 use crate::{deliver, hub, ipi, life, parking, switch};
 
@@ -34,15 +34,11 @@ impl Unit for Runner {
 
 /// Where the vCPU may run now.
 pub fn allowed(vcpu: &Vcpu) -> CpuSet {
-    sched::allowed(&vcpu.affinity.lock(), &open_cpus())
+    sched::allowed(&vcpu.affinity.lock(), &OPEN.snapshot())
 }
 
-/// CPUs that idle, one bit each.
-static IDLE: [AtomicU64; MAX_CPUS / 64] = [const { AtomicU64::new(0) }; MAX_CPUS / 64];
-
-fn idle_word(cpu: &Cpu) -> (&'static AtomicU64, u64) {
-    (&IDLE[cpu.id as usize / 64 % IDLE.len()], 1 << (cpu.id % 64))
-}
+/// CPUs that idle.
+static IDLE: SharedCpuSet = SharedCpuSet::new();
 
 /// An idle CPU on which the vCPU may run, rather one that it likes.
 fn idle_cpu_for(vcpu: &Vcpu) -> Option<&'static Cpu> {
@@ -52,10 +48,7 @@ fn idle_cpu_for(vcpu: &Vcpu) -> Option<&'static Cpu> {
 }
 
 fn idle_cpu_of(affinity: &CpuSet) -> Option<&'static Cpu> {
-    IDLE.iter().zip(affinity.words()).enumerate().find_map(|(n, (idle, allowed))| {
-        let fits = idle.load(Ordering::SeqCst) & allowed;
-        (fits != 0).then(|| cpu_record(n * 64 + fits.trailing_zeros() as usize)).flatten()
-    })
+    cpu_record(IDLE.first_of(affinity)? as usize)
 }
 
 /// Asks this CPU to look for work before it returns to a guest.
@@ -358,14 +351,13 @@ fn nudge(cpu: &'static Cpu) {
 fn idle(cpu: &'static Cpu) -> &'static Vcpu {
     let mut start = time::now();
     switch::rest(cpu);
-    let (word, bit) = idle_word(cpu);
     let next = loop {
-        word.fetch_or(bit, Ordering::SeqCst);
+        IDLE.insert(cpu.id);
         if let Some(Runner(next)) = pick(cpu, false).run {
             break next;
         }
         if parking::is_wanted(cpu) {
-            word.fetch_and(!bit, Ordering::SeqCst);
+            IDLE.remove(cpu.id);
             count_by(&cpu.idle_ns, time::now().saturating_sub(start));
             parking::park(cpu);
             start = time::now();
@@ -373,7 +365,7 @@ fn idle(cpu: &'static Cpu) -> &'static Vcpu {
         }
         wait_for_work(cpu);
     };
-    word.fetch_and(!bit, Ordering::SeqCst);
+    IDLE.remove(cpu.id);
     count_by(&cpu.idle_ns, time::now().saturating_sub(start));
     next
 }

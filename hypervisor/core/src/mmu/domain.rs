@@ -8,7 +8,7 @@ use guest_abi::Errno;
 use hv_types::{DomId, Mfn};
 use spin::Mutex;
 
-use super::port::DirtyCpus;
+use super::port::SharedCpuSet;
 use super::regions::Regions;
 
 /// Ranges a [`RangeSet`] can hold.
@@ -106,7 +106,7 @@ pub struct DomainMemory {
     /// It has hardware, so it may set cache attributes and empty caches.
     cache_attributes: AtomicBool,
     /// CPUs that may hold its translations.
-    pub dirty: DirtyCpus,
+    pub dirty: SharedCpuSet,
     /// Where it ever had frames.
     pub(super) regions: Regions,
 }
@@ -123,7 +123,7 @@ impl DomainMemory {
             max_vcpus: AtomicU32::new(1),
             io: Mutex::new(RangeSet::new()),
             cache_attributes: AtomicBool::new(false),
-            dirty: DirtyCpus::new(),
+            dirty: SharedCpuSet::new(),
             regions: Regions::new(),
         }
     }

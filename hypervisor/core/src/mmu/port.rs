@@ -59,44 +59,52 @@ impl CpuSet {
         self
     }
 
-    /// The CPUs whose bits are set in these words, lowest CPUs first.
-    pub const fn from_words(words: [u64; MAX_CPUS / 64]) -> Self {
-        CpuSet(words)
-    }
-
     /// The words, lowest CPUs first.
     pub const fn words(&self) -> &[u64; MAX_CPUS / 64] {
         &self.0
     }
 }
 
-/// A set of CPUs that several CPUs change: those whose TLB may hold a domain's translations.
+/// A set of CPUs that several CPUs change, each change seen by all in one order.
 #[derive(Debug, Default)]
-pub struct DirtyCpus([AtomicU64; MAX_CPUS / 64]);
+pub struct SharedCpuSet([AtomicU64; MAX_CPUS / 64]);
 
-impl DirtyCpus {
+impl SharedCpuSet {
     /// An empty set.
     pub const fn new() -> Self {
-        DirtyCpus([const { AtomicU64::new(0) }; MAX_CPUS / 64])
+        SharedCpuSet([const { AtomicU64::new(0) }; MAX_CPUS / 64])
     }
 
-    /// Adds a CPU, before it loads one of the domain's roots.
+    /// Adds a CPU.
     pub fn insert(&self, cpu: u32) {
         if let Some(word) = self.0.get(cpu as usize / 64) {
-            word.fetch_or(1 << (cpu % 64), Ordering::AcqRel);
+            word.fetch_or(1 << (cpu % 64), Ordering::SeqCst);
         }
     }
 
-    /// Takes a CPU out, after it flushed everything of the domain.
+    /// Takes a CPU out.
     pub fn remove(&self, cpu: u32) {
         if let Some(word) = self.0.get(cpu as usize / 64) {
-            word.fetch_and(!(1 << (cpu % 64)), Ordering::AcqRel);
+            word.fetch_and(!(1 << (cpu % 64)), Ordering::SeqCst);
         }
+    }
+
+    /// True if the CPU is in it.
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.0.get(cpu as usize / 64).is_some_and(|word| word.load(Ordering::SeqCst) >> (cpu % 64) & 1 != 0)
+    }
+
+    /// The lowest CPU that is in both.
+    pub fn first_of(&self, others: &CpuSet) -> Option<u32> {
+        self.0.iter().zip(others.0).zip(0..).find_map(|((word, other), n)| {
+            let both = word.load(Ordering::SeqCst) & other;
+            (both != 0).then(|| n * 64 + both.trailing_zeros())
+        })
     }
 
     /// The set at this moment.
     pub fn snapshot(&self) -> CpuSet {
-        CpuSet(core::array::from_fn(|i| self.0[i].load(Ordering::Acquire)))
+        CpuSet(core::array::from_fn(|i| self.0[i].load(Ordering::SeqCst)))
     }
 }
 
@@ -159,3 +167,20 @@ pub trait Domains {
 pub trait Machine: crate::port::Memory + Tlb + Registers + Domains {}
 
 impl<T: crate::port::Memory + Tlb + Registers + Domains> Machine for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_set_has_what_was_put_in() {
+        let set = SharedCpuSet::new();
+        [200, 70, 3, 256].into_iter().for_each(|cpu| set.insert(cpu));
+        set.remove(3);
+        assert_eq!([3, 70, 200, 256].map(|cpu| set.contains(cpu)), [false, true, true, false]);
+        assert_eq!(set.first_of(&CpuSet::ALL), Some(70));
+        let mut some = set.snapshot();
+        some.remove(70);
+        assert_eq!((set.first_of(&some), set.first_of(&CpuSet::EMPTY)), (Some(200), None));
+    }
+}
