@@ -1,7 +1,6 @@
 //! What this processor can do, and switching on what protects or speeds up the hypervisor.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Once;
 
@@ -30,22 +29,21 @@ pub struct Features {
 }
 
 static FEATURES: Once<Features> = Once::new();
-static TAGS: AtomicBool = AtomicBool::new(true);
 
-/// Does without address-space tags: `pcid=no`. Before anything else here.
-pub fn avoid_pcid() {
-    TAGS.store(false, Ordering::Relaxed);
+/// Looks at the processor, before anybody asks. `pcid`: address-space tags are wanted.
+pub fn init(pcid: bool) {
+    FEATURES.call_once(|| detect(pcid));
 }
 
 /// The features of the boot CPU; all CPUs are taken to be alike.
 #[inline]
 pub fn features() -> &'static Features {
-    FEATURES.call_once(detect)
+    FEATURES.call_once(|| detect(true))
 }
 
 const XCR0_USABLE: u64 = 0b1110_0111; // x87, SSE, AVX, AVX-512
 
-fn detect() -> Features {
+fn detect(tags: bool) -> Features {
     let leaf1 = cpu::cpuid(1, 0);
     let max = cpu::cpuid(0, 0).eax;
     let leaf7 = if max >= 7 { cpu::cpuid(7, 0) } else { cpu::cpuid(0x8000_0000, 0) };
@@ -61,7 +59,7 @@ fn detect() -> Features {
         umip: ecx7 & 1 << 2 != 0,
         fsgsbase: ebx7 & 1 != 0,
         pge,
-        pcid: pcid && pge && TAGS.load(Ordering::Relaxed),
+        pcid: pcid && pge && tags,
         mce: leaf1.edx & 1 << 7 != 0,
         xsave,
         xsaveopt: xsave && cpu::cpuid(0xd, 1).eax & 1 != 0,

@@ -16,12 +16,13 @@ use hv_core::sched::CpuQueue;
 use hv_core::time::TimerQueue;
 use spin::Mutex;
 
+use crate::features::features;
 use crate::layout::{self, STACK_BLOCK};
 use crate::mem::{self, PAGE, pte};
 use crate::parking::Parking;
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
-use crate::{cpu, desc, ipi, tlb};
+use crate::{cpu, desc, ipi};
 
 /// Pages of the block that stay unmapped.
 const GUARDS: [u64; 5] = [0, 3, 6, 9, 12];
@@ -54,8 +55,6 @@ pub struct Cpu {
     pub work: AtomicU32,
     /// How translations are tagged.
     pub tags: Tags,
-    /// What CR3 holds beside the root of each mode when the vCPU here changes its mode, for those who load it by themselves.
-    pub mode_bits: [u64; 2],
     /// Root tables loaded so far.
     pub root_loads: AtomicU64,
     /// TLB flushes so far.
@@ -194,8 +193,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             gdt,
             tss,
             work: AtomicU32::new(0),
-            tags: tlb::tags(),
-            mode_bits: tlb::mode_bits(),
+            tags: Tags::new(features().pcid),
             root_loads: AtomicU64::new(0),
             tlb_flushes: AtomicU64::new(0),
             flushed: AtomicU32::new(0),

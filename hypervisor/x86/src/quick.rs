@@ -16,6 +16,7 @@ use core::mem::{offset_of, size_of};
 use guest_abi::call::number::{IRET, MMU_UPDATE};
 use guest_abi::x86_64::VGCF_IN_SYSCALL;
 use hv_core::mmu::VcpuMmu;
+use hv_core::mmu::tags::Tags;
 use hv_pv::emulate::port::ControlState;
 use hv_pv::regs::{Mode, flags};
 use hv_pv::trap::{self, Handler, TrapEntry};
@@ -30,8 +31,8 @@ use crate::vcpu::{Callbacks, Vcpu};
 
 const CURRENT: usize = offset_of!(Cpu, current);
 const WORK: usize = offset_of!(Cpu, work);
-const KERNEL_BITS: usize = offset_of!(Cpu, mode_bits) + 8 * Mode::Kernel as usize;
-const USER_BITS: usize = offset_of!(Cpu, mode_bits) + 8 * Mode::User as usize;
+const KERNEL_BITS: usize = offset_of!(Cpu, tags) + Tags::KERNEL;
+const USER_BITS: usize = offset_of!(Cpu, tags) + Tags::USER;
 const ROOT_LOADS: usize = offset_of!(Cpu, root_loads);
 const MODE: usize = offset_of!(Vcpu, mode);
 const INFO: usize = offset_of!(Vcpu, info);

@@ -86,9 +86,7 @@ pub unsafe fn begin(mbi: u64, base: u64) -> ! {
     for word in &options.bad {
         log::warn!("option `{word}` has a value that makes no sense; it is ignored");
     }
-    if !options.pcid {
-        features::avoid_pcid();
-    }
+    features::init(options.pcid);
     if !features::features().nx {
         give_up(format_args!("the processor has no NX, or the firmware switched it off"));
     }

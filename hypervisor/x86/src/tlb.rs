@@ -5,11 +5,10 @@ use core::sync::atomic::Ordering;
 
 use hv_core::mmu::clock::{FlushClock, may_be_stale};
 use hv_core::mmu::port::{CpuSet, Tlb};
-use hv_core::mmu::tags::{Forget, Processor, Tags, Whose};
+use hv_core::mmu::tags::{Forget, Processor, Whose};
 use hv_pv::regs::Mode;
 use hv_types::GuestVa;
 
-use crate::features::features;
 use crate::machine::Machine;
 use crate::percpu::{Cpu, count, this_cpu};
 use crate::{cpu, ipi, mem};
@@ -18,7 +17,10 @@ static CLOCK: FlushClock = FlushClock::new();
 
 const CR4_PGE: u64 = 1 << 7;
 
-impl Processor for Cpu {
+/// This CPU, for those in this file only: whoever loads a root answers for it.
+struct Here<'a>(&'a Cpu);
+
+impl Processor for Here<'_> {
     #[inline(always)]
     fn cr3(&self) -> u64 {
         cpu::cr3()
@@ -26,8 +28,9 @@ impl Processor for Cpu {
 
     #[inline(always)]
     fn set_cr3(&self, value: u64) {
-        count(&self.root_loads);
-        // SAFETY: a valid root table whose hypervisor slots are ours, by the contract of those who load one in this file.
+        count(&self.0.root_loads);
+        // SAFETY: a valid root table whose hypervisor slots are ours: the own one, that which is loaded, or one by the contract
+        // of the unsafe functions below.
         unsafe { cpu::set_cr3(value) };
     }
 
@@ -51,21 +54,11 @@ impl Processor for Cpu {
     }
 }
 
-/// The machine's use of tags, for [`Cpu::tags`].
-pub fn tags() -> Tags {
-    Tags::new(features().pcid)
-}
-
 const fn whose(mode: Mode) -> Whose {
     match mode {
         Mode::Kernel => Whose::Kernel,
         Mode::User => Whose::User,
     }
-}
-
-/// For [`Cpu::mode_bits`].
-pub fn mode_bits() -> [u64; 2] {
-    [Mode::Kernel, Mode::User].map(|mode| tags().mode_bits(whose(mode)))
 }
 
 /// Goes to the root of the running vCPU's other mode.
@@ -74,7 +67,7 @@ pub fn mode_bits() -> [u64; 2] {
 /// `root` is that vCPU's validated root for `mode`.
 #[inline(always)]
 pub unsafe fn change_mode(cpu: &Cpu, root: u64, mode: Mode) {
-    cpu.tags.change_mode(cpu, root, whose(mode));
+    cpu.tags.change_mode(&Here(cpu), root, whose(mode));
 }
 
 /// Loads a root of a vCPU that was not here just now. Of both its roots, translations that are not global are forgotten.
@@ -82,12 +75,12 @@ pub unsafe fn change_mode(cpu: &Cpu, root: u64, mode: Mode) {
 /// # Safety
 /// `root` is the vCPU's validated root for `mode`.
 pub unsafe fn enter(cpu: &Cpu, root: u64, mode: Mode) {
-    cpu.tags.enter(cpu, root, whose(mode));
+    cpu.tags.enter(&Here(cpu), root, whose(mode));
 }
 
 /// Loads the hypervisor's own root.
 pub fn load_own_root(cpu: &Cpu) {
-    cpu.tags.leave(cpu, mem::root_address());
+    cpu.tags.leave(&Here(cpu), mem::root_address());
 }
 
 /// Loads a root table that the running vCPU's kernel did not have before, and forgets every translation. What only the old root
@@ -97,20 +90,20 @@ pub fn load_own_root(cpu: &Cpu) {
 /// `root` is a validated root of the vCPU's domain.
 pub unsafe fn load_kernel_root(cpu: &Cpu, root: u64) {
     let began = tick();
-    cpu.tags.load_kernel_root(cpu, root);
+    cpu.tags.load_kernel_root(&Here(cpu), root);
     cpu.flushed.store(began, Ordering::Release);
 }
 
 /// The running vCPU, which is in kernel mode, has another root for user mode from here on.
 pub fn forget_user_root() {
     let cpu = this_cpu();
-    cpu.tags.forget_user_root(cpu);
+    cpu.tags.forget_user_root(&Here(cpu));
 }
 
 /// Forgets what is remembered of one page, in whichever tables.
 pub fn flush_page(va: u64) {
     let cpu = this_cpu();
-    cpu.tags.flush_page(cpu, va);
+    cpu.tags.flush_page(&Here(cpu), va);
 }
 
 /// Flushes every translation on this CPU, global ones too, and remembers when.
@@ -132,7 +125,7 @@ fn tick() -> u32 {
 pub fn flush_and_date(cpu: &Cpu) -> u32 {
     let began = tick();
     count(&cpu.tlb_flushes);
-    cpu.tags.flush_all(cpu);
+    cpu.tags.flush_all(&Here(cpu));
     began
 }
 

@@ -5,6 +5,8 @@
 //! the two forgets nothing. Every other way to a root empties both tags, and a page is forgotten under both, so that a tag
 //! holds nothing but translations of the root that the running vCPU has for it (I-TL-1).
 
+use core::mem::offset_of;
+
 /// Whose root is meant; the number is the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
@@ -29,9 +31,9 @@ pub enum Forget {
 
 /// A processor, as far as it remembers translations. Its root is always one whose tables map the hypervisor.
 pub trait Processor {
-    /// CR3, without [`KEEP`].
+    /// CR3, without its bit 63.
     fn cr3(&self) -> u64;
-    /// Writes CR3: what its tag holds is forgotten, but for global translations, and not with [`KEEP`].
+    /// Writes CR3: what its tag holds is forgotten, but for global translations, and not with bit 63.
     fn set_cr3(&self, value: u64);
     /// Switches global translations off or on again (CR4.PGE). Either forgets everything under all tags. The former state.
     fn set_global(&self, on: bool) -> bool;
@@ -42,30 +44,46 @@ pub trait Processor {
 }
 
 /// In CR3: keep what the tag holds.
-pub const KEEP: u64 = 1 << 63;
+const KEEP: u64 = 1 << 63;
 /// In CR3: the tag.
 const TAG: u64 = 0xfff;
 
-/// How this machine uses tags.
+/// How this machine uses tags: what CR3 holds beside a root of the running vCPU when that changes its mode. No bits: not at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Tags {
-    used: bool,
+    kernel: u64,
+    user: u64,
 }
 
 impl Tags {
     /// `used`: the processor has tags, INVPCID and global translations, and they are wanted.
     pub const fn new(used: bool) -> Self {
-        Tags { used }
+        if used {
+            Tags { kernel: KEEP | Whose::Kernel as u64, user: KEEP | Whose::User as u64 }
+        } else {
+            Tags { kernel: 0, user: 0 }
+        }
+    }
+
+    /// Where the bits for kernel mode lie, for ways that load CR3 by themselves: no more is to do when the mode changes.
+    pub const KERNEL: usize = offset_of!(Tags, kernel);
+    /// Where the bits for user mode lie.
+    pub const USER: usize = offset_of!(Tags, user);
+
+    const fn used(self) -> bool {
+        self.kernel != 0
+    }
+
+    const fn mode_bits(self, whose: Whose) -> u64 {
+        match whose {
+            Whose::Hypervisor => 0,
+            Whose::Kernel => self.kernel,
+            Whose::User => self.user,
+        }
     }
 
     const fn tag(self, whose: Whose) -> u64 {
-        if self.used { whose as u64 } else { 0 }
-    }
-
-    /// What CR3 holds beside the root when the running vCPU changes its mode. For ways that load CR3 by themselves: no more
-    /// is to do.
-    pub const fn mode_bits(self, whose: Whose) -> u64 {
-        if self.used { KEEP | whose as u64 } else { 0 }
+        self.mode_bits(whose) & TAG
     }
 
     /// Goes to the root of the running vCPU's other mode. Without tags, all but global translations are forgotten.
@@ -77,14 +95,14 @@ impl Tags {
     /// Loads a root of a vCPU that was not here just now. Of both its roots, all but global translations are forgotten.
     pub fn enter(self, processor: &impl Processor, root: u64, whose: Whose) {
         processor.set_cr3(root | self.tag(whose));
-        if self.used {
+        if self.used() {
             processor.invpcid(Forget::AllTags);
         }
     }
 
-    /// Loads the hypervisor's own root.
+    /// Loads the hypervisor's own root, under tag 0.
     pub fn leave(self, processor: &impl Processor, root: u64) {
-        processor.set_cr3(root | self.tag(Whose::Hypervisor));
+        processor.set_cr3(root);
     }
 
     /// Loads another root of the running vCPU's kernel, and forgets everything.
@@ -97,7 +115,7 @@ impl Tags {
 
     /// The running vCPU, which is in kernel mode, has another root for user mode. Global translations of the old one stay.
     pub fn forget_user_root(self, processor: &impl Processor) {
-        if self.used {
+        if self.used() {
             processor.invpcid(Forget::Tag(Whose::User));
         }
     }
@@ -105,7 +123,7 @@ impl Tags {
     /// Forgets a page, whichever root of the running vCPU it was found through.
     pub fn flush_page(self, processor: &impl Processor, va: u64) {
         processor.invlpg(va);
-        if self.used {
+        if self.used() {
             let own = processor.cr3() & TAG;
             for whose in [Whose::Kernel, Whose::User] {
                 if whose as u64 != own {
