@@ -27,7 +27,7 @@ use crate::domain::{self, Domain, MAX_DOMAINS};
 use crate::life::{self, MAX_VCPUS};
 use crate::machine::Machine;
 use crate::paging::{HEAP, mmu};
-use crate::percpu::{OPEN, cpu_record, online};
+use crate::percpu::{OPEN, online};
 use crate::vcpu::Vcpu;
 use crate::{console, context, cpu, hub, parking, snapshot, start, work};
 
@@ -301,7 +301,7 @@ impl ControlPorts for Machine {
     }
 
     fn cpu(&self, number: u32) -> Option<CpuTopology> {
-        let record = cpu_record(number as usize).filter(|cpu| parking::is_present(cpu))?;
+        let record = parking::find(number)?;
         let (threads, cores) = shape();
         let online = record.online.load(Ordering::Acquire);
         Some(CpuTopology {

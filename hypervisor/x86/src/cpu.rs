@@ -180,6 +180,16 @@ pub fn apic_id() -> u32 {
     }
 }
 
+/// Halts until an interrupt comes, and takes it. One that came since interrupts were switched off is not lost: STI takes effect
+/// behind HLT.
+///
+/// # Safety
+/// This CPU holds no lock and has nothing of a guest loaded; the handlers know that ring 0 was interrupted.
+pub unsafe fn wait_for_interrupt() {
+    // SAFETY: the caller's duty.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
 /// Stops this CPU for ever.
 pub fn halt_for_ever() -> ! {
     loop {

@@ -213,21 +213,19 @@ pub fn forget(domain: &'static Domain) {
 /// The domain of that number.
 #[inline]
 pub fn find(id: DomId) -> Option<&'static Domain> {
-    // SAFETY: I-LF-1: a registered record lives, and goes on living while this CPU may use it.
-    let domain = unsafe { place(id).load(Ordering::Acquire).as_ref() }?;
-    (domain.id == id).then_some(domain)
+    at(id.0.into()).filter(|domain| domain.id == id)
 }
 
 /// The domain at a place of the table, from 0 to [`MAX_DOMAINS`].
+#[inline]
 pub fn at(place: usize) -> Option<&'static Domain> {
-    // SAFETY: as for `find`.
+    // SAFETY: I-LF-1: a registered record lives, and goes on living while this CPU may use it.
     unsafe { DOMAINS.get(place)?.load(Ordering::Acquire).as_ref() }
 }
 
 /// All domains, in no order.
 pub fn all() -> impl Iterator<Item = &'static Domain> {
-    // SAFETY: as for `find`.
-    DOMAINS.iter().filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
+    (0..MAX_DOMAINS).filter_map(at)
 }
 
 /// Prints what is known of a guest that cannot go on.

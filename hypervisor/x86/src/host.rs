@@ -73,7 +73,7 @@ impl platform::Machine for Host {
     }
 
     fn processor(&self, number: u32) -> Option<Processor> {
-        let record = cpu_record(number as usize).filter(|cpu| parking::is_present(cpu))?;
+        let record = parking::find(number)?;
         let (id, version) = (cpu::cpuid(0, 0), cpu::cpuid(1, 0).eax);
         let mut vendor = [0; 12];
         for (to, from) in vendor.chunks_exact_mut(4).zip([id.ebx, id.edx, id.ecx]) {

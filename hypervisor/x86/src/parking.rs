@@ -9,7 +9,6 @@
 //! An affinity that names no CPU that is open is suspended, not changed ([`hv_core::sched::allowed`]); so it is in force again with
 //! the first such CPU that comes back, and a change that does not succeed leaves nothing behind.
 
-use core::arch::asm;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +20,7 @@ use spin::Mutex;
 use crate::dev::{apic, irq, time};
 use crate::machine::Machine;
 use crate::percpu::{Cpu, MAX_CPUS, NEVER, OPEN, cpu_record, this_cpu, work};
-use crate::{domain, hub, ipi, life, tlb, watchdog, work as cpu_work};
+use crate::{cpu, domain, hub, ipi, life, tlb, watchdog, work as cpu_work};
 
 /// Values of [`Parking`].
 mod state {
@@ -94,8 +93,13 @@ struct Change {
 static CHANGE: Mutex<Option<Change>> = Mutex::new(None);
 
 /// True if the CPU has ever come up.
-pub fn is_present(cpu: &Cpu) -> bool {
+fn is_present(cpu: &Cpu) -> bool {
     cpu.online.load(Ordering::SeqCst) || !cpu.parking.is(state::NO)
+}
+
+/// The CPU of that number, if it has ever come up.
+pub fn find(number: u32) -> Option<&'static Cpu> {
+    cpu_record(number as usize).filter(|cpu| is_present(cpu))
 }
 
 /// The CPUs that have ever come up, in the order of their numbers.
@@ -106,7 +110,7 @@ pub fn present() -> impl Iterator<Item = &'static Cpu> {
 /// Takes a CPU offline or brings it back, as far as that goes now. False: not yet, so ask again. `EINVAL`: there is no such CPU;
 /// `EBUSY`: somebody wants the opposite, or what is on the CPU cannot go elsewhere, and all is as it was.
 pub fn request(number: u32, online: bool) -> Result<bool, Errno> {
-    let cpu = cpu_record(number as usize).filter(|cpu| is_present(cpu)).ok_or(Errno::EINVAL)?;
+    let cpu = find(number).ok_or(Errno::EINVAL)?;
     let Some(mut change) = CHANGE.try_lock() else { return Ok(false) };
     if change.is_none() {
         if is_there(cpu, online) {
@@ -272,8 +276,8 @@ pub fn park(cpu: &'static Cpu) {
         if !cpu.parking.is(state::PARKED) {
             break;
         }
-        // SAFETY: as where a CPU idles. STI takes effect behind HLT, so that a wake between the look and the halt is not lost.
-        unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+        // SAFETY: this CPU idles.
+        unsafe { cpu::wait_for_interrupt() };
     }
     come_back(cpu);
 }

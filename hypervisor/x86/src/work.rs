@@ -1,6 +1,5 @@
 //! Work between a guest's exit and its return: timers, choosing who runs, idling.
 
-use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::mmu::{CpuSet, SharedCpuSet};
@@ -12,7 +11,7 @@ use hv_types::VcpuId;
 use crate::dev::time;
 use crate::percpu::{Cpu, NEVER, OPEN, count_by, cpu_record, online, open, this_cpu, work};
 use crate::vcpu::Vcpu;
-use crate::{deliver, hub, ipi, life, parking, switch};
+use crate::{cpu, deliver, hub, ipi, life, parking, switch};
 
 /// A vCPU's name in a CPU's queue.
 #[derive(Clone, Copy)]
@@ -384,9 +383,8 @@ fn wait_for_work(cpu: &Cpu) {
             return;
         }
         if bits == 0 {
-            // SAFETY: STI takes effect behind HLT, so that no interrupt is lost between the look and the halt. The
-            // handlers know that ring 0 was interrupted here.
-            unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+            // SAFETY: this CPU idles.
+            unsafe { cpu::wait_for_interrupt() };
         }
     }
 }
