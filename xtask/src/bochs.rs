@@ -50,7 +50,7 @@ debug: action=ignore
     Ok(command)
 }
 
-/// Removes a run's disk and what came to be beside it.
+/// Removes a run's disk and what Bochs may have put beside it.
 pub fn clean(disk: &Path) {
     for extension in ["img", "img.lock", "img.changes", "img.changes.lock", "img.log", "bochsrc", "bochs"] {
         let _ = std::fs::remove_file(disk.with_extension(extension));

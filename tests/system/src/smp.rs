@@ -123,7 +123,8 @@ ls $P/xen_cpu0/online 2>/dev/null
 lith vcpu-list | awk '$1 == "Domain-0" && $3 == 3 { print "pinned", $4, $8 }'
 lith dmesg | sed 's/.*\] \(<.>\)*//' | grep -E '^CPU |affinity' | sort | uniq -c
 lith dmesg | grep -E 'cannot|NMI|error status|stuck'
-dmesg -r | grep -E 'Call Trace|detected stall|soft lockup|BUG|clocksource.*unstable|nobody cared'
+complaints
+dmesg -r | grep -E 'clocksource.*unstable|nobody cared'
 echo end
 "#;
 
