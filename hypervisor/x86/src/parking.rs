@@ -2,7 +2,8 @@
 //!
 //! Whoever asks drives the change, a step each time the call is issued again; nobody waits. A CPU that goes offline is closed
 //! first: no vCPU comes to it any more, and those that live there are moved. Then its timers go to other CPUs, then its device
-//! interrupts, and it has a while to take those that were on their way. Up to here everything can be undone. At last it parks, which
+//! interrupts, and it has a while to take those that were on their way. Up to here it can be undone, but for
+//! interrupts that have gone elsewhere, which stay there. At last it parks, which
 //! it does by itself where it idles: it lets go of the guest that it ran last, so that neither flushes nor rounds need it, and halts
 //! with all interrupts blocked but the one that wakes it. NMIs still arrive, and are answered.
 //!
@@ -108,7 +109,7 @@ pub fn present() -> impl Iterator<Item = &'static Cpu> {
 }
 
 /// Takes a CPU offline or brings it back, as far as that goes now. False: not yet, so ask again. `EINVAL`: there is no such CPU;
-/// `EBUSY`: somebody wants the opposite, or what is on the CPU cannot go elsewhere, and all is as it was.
+/// `EBUSY`: somebody wants the opposite, or what is on the CPU cannot go elsewhere, and it stays online.
 pub fn request(number: u32, online: bool) -> Result<bool, Errno> {
     let cpu = find(number).ok_or(Errno::EINVAL)?;
     let Some(mut change) = CHANGE.try_lock() else { return Ok(false) };

@@ -95,7 +95,7 @@ pub trait Machine {
     /// Nanoseconds since boot for which a processor had nothing to do; `None`: it is not online.
     fn idle_time(&self, number: u32) -> Option<u64>;
     /// Takes a processor that there is, but not the first one, offline, or brings it back, as far as that goes without waiting. True
-    /// once it is there; false: the same call again goes on. `EBUSY`: it cannot be done now, and nothing has changed.
+    /// once it is there; false: the same call again goes on. `EBUSY`: it cannot be done now, and the processor is where it was.
     fn set_online(&self, number: u32, online: bool) -> Result<bool, Errno>;
 }
 
