@@ -34,14 +34,20 @@ impl Processor for Here<'_> {
         unsafe { cpu::set_cr3(value) };
     }
 
-    fn set_global(&self, on: bool) -> bool {
+    #[inline(always)]
+    fn without_global(&self, what: impl FnOnce(&Self)) -> bool {
         let cr4 = cpu::cr4();
-        let wanted = cr4 & !CR4_PGE | if on { CR4_PGE } else { 0 };
-        if wanted != cr4 {
-            // SAFETY: PGE changes what is remembered, and nothing else; it is on only where it was.
-            unsafe { cpu::set_cr4(wanted) };
+        let on = cr4 & CR4_PGE != 0;
+        if on {
+            // SAFETY: PGE changes what is remembered, and nothing else.
+            unsafe { cpu::set_cr4(cr4 & !CR4_PGE) };
         }
-        cr4 & CR4_PGE != 0
+        what(self);
+        if on {
+            // SAFETY: as it was.
+            unsafe { cpu::set_cr4(cr4) };
+        }
+        on
     }
 
     #[inline(always)]
@@ -107,12 +113,14 @@ pub fn flush_page(va: u64) {
 }
 
 /// Flushes every translation on this CPU, global ones too, and remembers when.
+#[inline(always)]
 fn flush_all(cpu: &Cpu) {
     let began = flush_and_date(cpu);
     cpu.flushed.store(began, Ordering::Release);
 }
 
 /// The flush clock's next time, for a flush that begins now.
+#[inline(always)]
 fn tick() -> u32 {
     let (now, round) = CLOCK.tick();
     if round {
@@ -122,6 +130,7 @@ fn tick() -> u32 {
 }
 
 /// Flushes every translation on this CPU; answers when that began, by the flush clock.
+#[inline(always)]
 pub fn flush_and_date(cpu: &Cpu) -> u32 {
     let began = tick();
     count(&cpu.tlb_flushes);

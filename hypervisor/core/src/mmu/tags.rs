@@ -35,8 +35,9 @@ pub trait Processor {
     fn cr3(&self) -> u64;
     /// Writes CR3: what its tag holds is forgotten, but for global translations, and not with bit 63.
     fn set_cr3(&self, value: u64);
-    /// Switches global translations off or on again (CR4.PGE). Either forgets everything under all tags. The former state.
-    fn set_global(&self, on: bool) -> bool;
+    /// Does something with global translations off (CR4.PGE), and switches them on again if they were on, which is the answer.
+    /// Each switching forgets everything under all tags.
+    fn without_global(&self, what: impl FnOnce(&Self)) -> bool;
     /// Forgets a page: under the loaded tag, and if it is global (INVLPG).
     fn invlpg(&self, va: u64);
     /// INVPCID. Only with tags.
@@ -108,9 +109,7 @@ impl Tags {
     /// Loads another root of the running vCPU's kernel, and forgets everything.
     pub fn load_kernel_root(self, processor: &impl Processor, root: u64) {
         // Off while the root changes, so that no global translation of the old one survives.
-        let before = processor.set_global(false);
-        processor.set_cr3(root | self.tag(Whose::Kernel));
-        processor.set_global(before);
+        processor.without_global(|processor| processor.set_cr3(root | self.tag(Whose::Kernel)));
     }
 
     /// The running vCPU, which is in kernel mode, has another root for user mode. Global translations of the old one stay.
@@ -135,9 +134,7 @@ impl Tags {
 
     /// Forgets everything.
     pub fn flush_all(self, processor: &impl Processor) {
-        if processor.set_global(false) {
-            processor.set_global(true);
-        } else {
+        if !processor.without_global(|_| ()) {
             // No global translations, or another flush is at work here and has just forgotten all tags.
             processor.set_cr3(processor.cr3());
         }

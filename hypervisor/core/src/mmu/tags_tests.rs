@@ -73,9 +73,15 @@ impl Processor for Remembering {
         self.cr3.set(value & !KEEP);
         self.speculate();
     }
-    fn set_global(&self, on: bool) -> bool {
-        let before = self.global.replace(on);
-        if before != on {
+    fn without_global(&self, what: impl FnOnce(&Self)) -> bool {
+        let before = self.global.replace(false);
+        if before {
+            self.forget(|_| true);
+        }
+        self.speculate();
+        what(self);
+        self.global.set(before);
+        if before {
             self.forget(|_| true);
         }
         self.speculate();
