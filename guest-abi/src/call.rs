@@ -128,11 +128,11 @@ macro_rules! suboperation_table {
                 21 "access_op"                      unimplemented;
                 22 "sharing_op"                     unimplemented;
                 23 "add_to_physmap_batch"           implemented;
-                24 "claim_pages"                    unimplemented;
+                24 "claim_pages"                    implemented;
                 25 "machphys_compat_mfn_list"       unimplemented;
                 26 "get_vnumainfo"                  unimplemented;
                 27 "reserved_device_memory_map"     unimplemented;
-                28 "acquire_resource"               unimplemented;
+                28 "acquire_resource"               implemented;
             }
             XenVersion {
                 0  "version"                        implemented;
@@ -305,6 +305,7 @@ macro_rules! suboperation_table {
                 20 "shutdown"                       implemented;
                 21 "holders"                        implemented;
                 22 "cpu_topology"                   implemented;
+                23 "claim"                          implemented;
             }
         }
     };

@@ -487,6 +487,15 @@ operations! {
         /// In: guest address of room for [`CpuTopology`]s.
         buffer: u64,
     }
+    /// Promises a domain memory without saying which: nobody else gets it. What the domain gets uses the claim up.
+    23 "claim" OP_CLAIM Claim {
+        /// In.
+        domid: u32,
+        /// Reserved.
+        reserved: u32,
+        /// In: pages in all, those that it has included; 0 takes the claim back.
+        pages: u64,
+    }
 }
 
 structure! {

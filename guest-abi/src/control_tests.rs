@@ -84,6 +84,7 @@ golden_tests! {
     shutdown: Shutdown { domid, reason } = 20, 16, [4, 4];
     holders: Holders { domid, count, buffer, total_pages } = 21, 32, [4, 4, 8, 8];
     cpu_topology: CpuTopologyInfo { first, count, buffer } = 22, 24, [4, 4, 8];
+    claim: Claim { domid, reserved, pages } = 23, 24, [4, 4, 8];
 }
 
 #[test]

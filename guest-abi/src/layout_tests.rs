@@ -4,8 +4,8 @@ use super::Layout;
 use crate::{Hypercall, errno::ERRNOS};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::Command;
+use tempfile::TempDir;
 
 const HEADERS: &[&str] = &[
     "xen.h",
@@ -114,16 +114,15 @@ fn includes() -> String {
     c
 }
 
-fn compiler(source: &str, name: &str, arguments: &[&str]) -> (PathBuf, Command) {
+fn compiler(source: &str, arguments: &[&str]) -> (TempDir, Command) {
     assert!(
         std::path::Path::new("/usr/include/xen/xen.h").exists(),
         "the layout tests need Xen's public headers: install Debian's package libxen-dev"
     );
-    let dir = std::env::temp_dir().join(format!("guest-abi-layout-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    std::fs::write(dir.join("layout.c"), source).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("layout.c"), source).unwrap();
     let mut command = Command::new("cc");
-    command.current_dir(&dir).args(["-std=gnu11", "layout.c"]).args(arguments);
+    command.current_dir(dir.path()).args(["-std=gnu11", "layout.c"]).args(arguments);
     (dir, command)
 }
 
@@ -136,9 +135,8 @@ fn run(mut command: Command, what: &str) -> String {
 
 /// Names of the headers' object-like macros, by their spelling in capitals.
 fn macros() -> BTreeMap<String, String> {
-    let (dir, command) = compiler(&includes(), "macros", &["-E", "-dM"]);
+    let (_dir, command) = compiler(&includes(), &["-E", "-dM"]);
     let text = run(command, "cc -E");
-    std::fs::remove_dir_all(dir).unwrap();
     let names = text.lines().filter_map(|line| {
         let name = line.strip_prefix("#define ")?.split(' ').next()?;
         (!name.contains('(')).then_some(name)
@@ -147,12 +145,11 @@ fn macros() -> BTreeMap<String, String> {
 }
 
 /// Compiles `lines` of `printf`s into a program, runs it, and returns its lines.
-fn answers(lines: &[String], name: &str) -> Vec<String> {
+fn answers(lines: &[String]) -> Vec<String> {
     let source = format!("{}int main(void) {{\n{}\nreturn 0;\n}}\n", includes(), lines.join("\n"));
-    let (dir, command) = compiler(&source, name, &["-o", "layout"]);
+    let (dir, command) = compiler(&source, &["-o", "layout"]);
     run(command, "cc");
-    let text = run(Command::new(dir.join("layout")), "layout");
-    std::fs::remove_dir_all(dir).unwrap();
+    let text = run(Command::new(dir.path().join("layout")), "layout");
     text.lines().map(str::to_owned).collect()
 }
 
@@ -166,7 +163,7 @@ fn numbers_are_those_of_the_headers() {
         .collect();
     let program: Vec<String> =
         c_names.iter().map(|c| format!("printf(\"%llu\\n\", (unsigned long long)({c}));")).collect();
-    let answers = answers(&program, "numbers");
+    let answers = answers(&program);
     assert_eq!(answers.len(), numbers.len());
     for ((name, ours), theirs) in numbers.iter().zip(answers) {
         assert_eq!((*ours as u64).to_string(), theirs, "{name}");
@@ -178,7 +175,7 @@ fn errors_are_those_of_the_header() {
     let public = ERRNOS.iter().filter(|(name, _)| !matches!(*name, "EINTR" | "ERESTART"));
     let (lines, numbers): (Vec<_>, Vec<_>) =
         public.map(|(name, number)| (format!("printf(\"%d\\n\", XEN_{name});"), number.to_string())).unzip();
-    assert_eq!(answers(&lines, "errors"), numbers);
+    assert_eq!(answers(&lines), numbers);
 }
 
 #[test]
@@ -215,7 +212,7 @@ fn structures_are_those_of_the_headers() {
             ours.push(format!("{label} at {offset}, {size}"));
         }
     }
-    let theirs = answers(&lines, "structures");
+    let theirs = answers(&lines);
     let differences: Vec<_> = ours.iter().zip(&theirs).filter(|(a, b)| a != b).collect();
     assert!(differences.is_empty(), "Rust, C: {differences:#?}");
     assert_eq!(ours.len(), theirs.len());

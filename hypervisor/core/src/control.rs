@@ -148,6 +148,8 @@ pub enum Request {
     Unpause(DomId),
     /// Pages that it may have.
     SetMaxMem(DomId, u64),
+    /// Promises a domain so many pages in all.
+    Claim(DomId, u64),
     /// Make its vCPUs.
     MaxVcpus(DomId, u32),
     /// Set a vCPU's registers from memory of the caller.
@@ -200,6 +202,7 @@ impl Request {
             | Request::SetContext(dom, ..)
             | Request::GetContext(dom, ..) => (Action::Hold, Some(dom)),
             Request::SetMaxMem(dom, _)
+            | Request::Claim(dom, _)
             | Request::SetAffinity(dom, ..)
             | Request::SetSched(dom, ..)
             | Request::SetLimits(dom, _) => (Action::Limit, Some(dom)),
@@ -365,6 +368,8 @@ pub trait ControlPorts {
     fn set_paused(&self, dom: DomId, paused: bool) -> Result<(), Stop>;
     /// Changes how many pages it may have.
     fn set_max_pages(&self, dom: DomId, pages: u64) -> Result<(), Refusal>;
+    /// Promises it so many pages in all; 0 takes the promise back.
+    fn claim(&self, dom: DomId, pages: u64) -> Result<(), Refusal>;
     /// Makes its vCPUs.
     fn make_vcpus(&self, dom: DomId, count: u32) -> Result<(), Refusal>;
     /// Gives a vCPU registers, tables and callbacks.
@@ -472,6 +477,7 @@ pub fn perform<P: ControlPorts, G: GuestSpace>(
         Request::Pause(dom) => done(ports.set_paused(dom, true))?,
         Request::Unpause(dom) => done(ports.set_paused(dom, false))?,
         Request::SetMaxMem(dom, pages) => done(ports.set_max_pages(dom, pages))?,
+        Request::Claim(dom, pages) => done(ports.claim(dom, pages))?,
         Request::MaxVcpus(dom, count) => done(ports.make_vcpus(dom, count))?,
         Request::SetContext(dom, vcpu, from) => set_context(ports, space, dom, vcpu, from)?,
         Request::GetContext(dom, vcpu, to) => get_context(ports, space, dom, vcpu, to)?,

@@ -33,14 +33,14 @@ pub use vcpu::VcpuEvents;
 
 use crate::fallible::boxed;
 use crate::port::Memory;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard};
 use alloc::boxed::Box;
 use channel::{Channel, Table};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use fifo::Fifo;
 use guest_abi::Errno;
 use guest_abi::xen::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
 use hv_types::{DomId, Mfn, Pirq, Port, VcpuId};
-use spin::{Mutex, MutexGuard};
 
 /// What a domain is created with.
 #[derive(Clone, Copy, Debug)]

@@ -46,6 +46,8 @@ struct Granted {
     frames: Vec<Mfn>,
     /// Frames that there may be; there is room for so many.
     max: u32,
+    /// Its domain goes: there will be none any more.
+    closed: bool,
     /// Uses of the entries of each frame; none before the first.
     active: Vec<active::Uses>,
 }
@@ -62,12 +64,12 @@ impl GrantTable {
         let (mut frames, mut active) = (Vec::new(), Vec::new());
         frames.try_reserve_exact(max as usize).map_err(|_| Errno::ENOMEM)?;
         active.try_reserve_exact(max as usize).map_err(|_| Errno::ENOMEM)?;
-        let granted = Mutex::new(Granted { frames, max, active });
+        let granted = Mutex::new(Granted { frames, max, closed: false, active });
         Ok(GrantTable { granted, handles: Mutex::new(Handles::new()) })
     }
 
     /// Sees to it that the table of `dom` has `count` frames, zeroed and lent to the domain, or as it was.
-    /// `-EINVAL`: more than it may have; `-ENOMEM`. A builder calls this with 1.
+    /// `-EINVAL`: more than it may have, or its domain goes; `-ENOMEM`. A builder calls this with 1.
     pub fn grow<P: Machine>(&self, mmu: &Mmu<'_, P>, dom: DomId, count: u32) -> Result<(), Errno> {
         if count > self.max_frames() {
             return Err(Errno::EINVAL);
@@ -86,20 +88,24 @@ impl GrantTable {
             }
         }
         let mut granted = self.granted.lock();
-        let needed = (count.min(granted.max) as usize).saturating_sub(granted.frames.len());
+        let closed = granted.closed;
+        let needed = if closed { 0 } else { count.min(granted.max) as usize };
+        let needed = needed.saturating_sub(granted.frames.len());
         granted.frames.extend(fresh.drain(..needed.min(fresh.len())));
         let frames = granted.frames.len();
         granted.active.resize_with(frames, active::Uses::default);
         drop(granted);
         // Another vCPU was quicker.
         fresh.into_iter().for_each(|mfn| mmu.unshare(mfn));
-        Ok(())
+        if closed { Err(Errno::EINVAL) } else { Ok(()) }
     }
 
-    /// Gives the table's frames back, as when the domain goes; each is free when its last mapping goes. Frames that
+    /// Gives the table's frames back for ever: the domain goes. Each is free when its last mapping goes. Frames that
     /// others still map by its grants stay held by their handles.
     pub fn release<P: Machine>(&self, mmu: &Mmu<'_, P>) {
-        self.granted.lock().frames.drain(..).for_each(|mfn| mmu.unshare(mfn));
+        let mut granted = self.granted.lock();
+        granted.closed = true;
+        granted.frames.drain(..).for_each(|mfn| mmu.unshare(mfn));
     }
 
     /// Frames it has.
@@ -185,10 +191,16 @@ pub fn grant_table_op<P: GrantPorts, G: GuestSpace>(
         Request::SetVersion(op) => call.set_version(op)?,
         Request::GetStatusFrames(op) => call.get_status_frames(op)?,
         Request::GetVersion(op) => call.get_version(op)?,
-        Request::Map => call.each(cmd, count, |op| call.map(op))?,
+        Request::Map => call.each(cmd, count, |at, op| wire::write(space, at, &call.map(op)))?,
         Request::Unmap => call.unmap_list(count)?,
-        Request::Copy => call.each(cmd, count, |op| call.copy(op))?,
-        Request::Swap => call.each(cmd, count, |op| call.swap(op))?,
+        Request::Copy => {
+            let place = offset_of!(GnttabCopy, status);
+            call.each(cmd, count, |at, op| call.answer_at(at, place, call.copy(&op)))?;
+        }
+        Request::Swap => {
+            let place = offset_of!(GnttabSwapGrantRef, status);
+            call.each(cmd, count, |at, op| call.answer_at(at, place, call.swap(&op)))?;
+        }
     }
     Ok(0)
 }
@@ -212,13 +224,13 @@ impl<'a, P: GrantPorts, G: GuestSpace> Call<'a, '_, P, G> {
         Ok((dom, table))
     }
 
-    /// Does each operation of a list and writes it back with its status. Between two it may stop and be continued
-    /// with the rest.
-    fn each<T: FromBytes + IntoBytes + Immutable>(
+    /// Does each operation of a list; `perform` is told where it lies, to write its answer there. Between two it may stop and be
+    /// continued with the rest.
+    fn each<T: FromBytes + IntoBytes>(
         &self,
         cmd: u32,
         count: u32,
-        mut perform: impl FnMut(T) -> T,
+        mut perform: impl FnMut(GuestVa, T) -> Result<(), Errno>,
     ) -> Result<(), CallError> {
         for index in 0..count {
             if index != 0 && self.mmu.port.should_preempt() {
@@ -227,8 +239,8 @@ impl<'a, P: GrantPorts, G: GuestSpace> Call<'a, '_, P, G> {
             if self.mmu.finish(self.caller.vcpu).is_err() {
                 return Err(self.again::<T>(cmd, index, count));
             }
-            let op = perform(wire::read_element(self.space, self.uop, index.into())?);
-            wire::write_element(self.space, self.uop, index.into(), &op)?;
+            let at = wire::element::<T>(self.uop, index.into())?;
+            perform(at, wire::read(self.space, at)?)?;
         }
         Ok(())
     }
@@ -241,7 +253,12 @@ impl<'a, P: GrantPorts, G: GuestSpace> Call<'a, '_, P, G> {
 
     /// Writes one field of the guest's structure.
     fn answer<T: IntoBytes + Immutable>(&self, offset: usize, value: T) -> Result<(), Errno> {
-        wire::write(self.space, GuestVa(self.uop.0.wrapping_add(offset as u64)), &value)
+        self.answer_at(self.uop, offset, value)
+    }
+
+    /// Writes one field of a guest's structure at `at`.
+    fn answer_at<T: IntoBytes + Immutable>(&self, at: GuestVa, offset: usize, value: T) -> Result<(), Errno> {
+        wire::write(self.space, GuestVa(at.0.wrapping_add(offset as u64)), &value)
     }
 
     fn list_in_range(list: u64, count: u32) -> Result<(), Errno> {

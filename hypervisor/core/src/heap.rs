@@ -4,6 +4,9 @@
 //! used up by those who do not need it: the highest zone that serves is taken first, and blocks of different zones
 //! never merge.
 //!
+//! Some of what is free may be promised ([`Claim`]): nobody but the claim's owner gets it, whichever frames it will be
+//! (I-FR-10).
+//!
 //! A block comes out [`Fresh`]: other CPUs may still have translations of what the frames were, and they hold
 //! what they held. [`Fresh::make_safe`] flushes and, for domains, scrubs; only a [`Block`] can be used (I-FR-7).
 
@@ -35,7 +38,10 @@ struct Lists {
 #[derive(Debug)]
 pub struct Heap {
     lists: Mutex<Lists>,
+    /// Written under the lock, as is `claimed`.
     free: AtomicU64,
+    /// Sum of what claims have outstanding.
+    claimed: AtomicU64,
     total: AtomicU64,
     /// Flush clock when a frame was last given back: translations older than this may name free frames.
     last_free: AtomicU32,
@@ -47,6 +53,8 @@ pub struct Heap {
 pub struct Fresh {
     mfn: Mfn,
     order: u32,
+    /// Frames of it that a claim had promised.
+    drawn: u32,
     last_free: u32,
 }
 
@@ -56,6 +64,30 @@ pub struct Fresh {
 pub struct Block {
     mfn: Mfn,
     order: u32,
+    drawn: u32,
+}
+
+/// Frames that are promised to one owner and not taken yet. Taking them uses the claim up.
+#[derive(Debug, Default)]
+pub struct Claim(AtomicU64);
+
+impl Claim {
+    /// No promise will be made any more.
+    const CLOSED: u64 = u64::MAX;
+
+    /// Nothing promised.
+    pub const fn new() -> Self {
+        Claim(AtomicU64::new(0))
+    }
+
+    /// Frames outstanding.
+    pub fn outstanding(&self) -> u64 {
+        self.open().unwrap_or(0)
+    }
+
+    fn open(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|&frames| frames != Claim::CLOSED)
+    }
 }
 
 impl Fresh {
@@ -63,15 +95,21 @@ impl Fresh {
     pub fn make_safe<P: Memory + Tlb>(self, port: &P, scrub: bool) -> Block {
         port.flush_stale(&CpuSet::ALL, self.last_free);
         if scrub {
-            for mfn in (Block { mfn: self.mfn, order: self.order }).frames() {
-                port.zero(mfn);
-            }
+            self.block().frames().for_each(|mfn| port.zero(mfn));
         }
-        Block { mfn: self.mfn, order: self.order }
+        self.block()
+    }
+
+    const fn block(&self) -> Block {
+        Block { mfn: self.mfn, order: self.order, drawn: self.drawn }
     }
 }
 
 impl Block {
+    const fn single(mfn: Mfn) -> Self {
+        Block { mfn, order: 0, drawn: 0 }
+    }
+
     /// First frame.
     pub const fn mfn(&self) -> Mfn {
         self.mfn
@@ -101,14 +139,42 @@ impl Heap {
         Heap {
             lists: Mutex::new(Lists { heads: [[NONE; ORDERS]; ZONES], orders: [0; ZONES] }),
             free: AtomicU64::new(0),
+            claimed: AtomicU64::new(0),
             total: AtomicU64::new(0),
             last_free: AtomicU32::new(0),
         }
     }
 
-    /// Free frames.
+    /// Free frames, promised or not.
     pub fn free_frames(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// Free frames that are not promised, and those that are.
+    pub fn unclaimed_and_claimed(&self) -> (u64, u64) {
+        let _lists = self.lists.lock();
+        let claimed = self.claimed.load(Ordering::Relaxed);
+        (self.free_frames().saturating_sub(claimed), claimed)
+    }
+
+    /// Promises `frames` in all to the claim's owner. False: they are not there, or the claim is closed; nothing changed.
+    pub fn stake(&self, claim: &Claim, frames: u64) -> bool {
+        let _lists = self.lists.lock();
+        let Some(before) = claim.open() else { return false };
+        let others = self.claimed.load(Ordering::Relaxed).saturating_sub(before);
+        if frames > before && frames > self.free_frames().saturating_sub(others) {
+            return false;
+        }
+        claim.0.store(frames, Ordering::Relaxed);
+        self.claimed.store(others.saturating_add(frames), Ordering::Relaxed);
+        true
+    }
+
+    /// Takes back what is promised, for ever: its owner is going.
+    pub fn close(&self, claim: &Claim) {
+        let _lists = self.lists.lock();
+        self.claimed.fetch_sub(claim.outstanding(), Ordering::Relaxed);
+        claim.0.store(Claim::CLOSED, Ordering::Relaxed);
     }
 
     /// Frames ever given to the heap.
@@ -135,25 +201,48 @@ impl Heap {
         }
     }
 
-    /// Takes a block of `2^order` frames, all below the machine address `2^limit_bits` (64: anywhere).
+    /// Takes a block of `2^order` frames, all below the machine address `2^limit_bits` (64: anywhere), of what nobody
+    /// claims.
     pub fn alloc(&self, frames: FrameTable<'_>, order: u32, limit_bits: u32) -> Option<Fresh> {
+        self.alloc_for(frames, order, limit_bits, &Claim::new())
+    }
+
+    /// As [`Heap::alloc`]; also of what `claim` promises, which is used up first.
+    pub fn alloc_for(
+        &self,
+        frames: FrameTable<'_>,
+        order: u32,
+        limit_bits: u32,
+        claim: &Claim,
+    ) -> Option<Fresh> {
         if order > MAX_ORDER {
             return None;
         }
-        let mfn = self.lists.lock().take(frames, order, limit_bits)?;
-        self.free.fetch_sub(1 << order, Ordering::Relaxed);
+        let size = 1 << order;
+        let mut lists = self.lists.lock();
+        let (free, claimed) = (self.free_frames(), self.claimed.load(Ordering::Relaxed));
+        let drawn = claim.outstanding().min(size);
+        if free.saturating_sub(claimed - drawn) < size {
+            return None;
+        }
+        let mfn = lists.take(frames, order, limit_bits)?;
+        self.free.store(free - size, Ordering::Relaxed);
+        if drawn != 0 {
+            claim.0.fetch_sub(drawn, Ordering::Relaxed);
+            self.claimed.store(claimed - drawn, Ordering::Relaxed);
+        }
         let last_free = self.last_free.load(Ordering::Acquire);
-        Some(Fresh { mfn: Mfn(u64::from(mfn)), order, last_free })
+        Some(Fresh { mfn: Mfn(u64::from(mfn)), order, drawn: drawn as u32, last_free })
     }
 
     /// Gives back a dead frame; `now` is the flush clock.
     pub fn free_dead(&self, frames: FrameTable<'_>, dead: Dead, now: u32) {
-        self.free(frames, Block { mfn: dead.mfn(), order: 0 }, now);
+        self.free(frames, Block::single(dead.mfn()), now);
     }
 
     /// Gives back a frame that its taker kept for the hypervisor's own use; `now` is the flush clock.
     pub fn free_own(&self, frames: FrameTable<'_>, mfn: Mfn, now: u32) {
-        self.free(frames, Block { mfn, order: 0 }, now);
+        self.free(frames, Block::single(mfn), now);
     }
 
     /// Gives back a block that was not published; `now` is the flush clock.
@@ -174,15 +263,27 @@ impl Heap {
         self.free.fetch_add(1 << block.order, Ordering::Relaxed);
     }
 
+    /// Gives back a block of [`Heap::alloc_for`] that was not published; the claim has what it had.
+    pub fn free_for(&self, frames: FrameTable<'_>, block: Block, claim: &Claim, now: u32) {
+        // First the promise: in between, too, nobody else takes the frames.
+        let lists = self.lists.lock();
+        if claim.open().is_some() {
+            claim.0.fetch_add(block.drawn.into(), Ordering::Relaxed);
+            self.claimed.fetch_add(block.drawn.into(), Ordering::Relaxed);
+        }
+        drop(lists);
+        self.free(frames, block, now);
+    }
+
     /// Gives back a block that nobody saw, as it came.
     pub fn free_fresh(&self, frames: FrameTable<'_>, fresh: Fresh) {
         let now = self.last_free.load(Ordering::Acquire);
-        self.free(frames, Block { mfn: fresh.mfn, order: fresh.order }, now);
+        self.free(frames, fresh.block(), now);
     }
 
     /// Cuts a block into single frames, for owners who give them back one by one.
     pub fn split(block: Block) -> impl Iterator<Item = Block> {
-        block.frames().map(|mfn| Block { mfn, order: 0 })
+        block.frames().map(Block::single)
     }
 }
 

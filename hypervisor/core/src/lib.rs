@@ -7,6 +7,7 @@ extern crate alloc;
 
 pub mod access;
 pub mod call;
+pub mod console;
 pub mod control;
 pub mod domain;
 pub mod event;
@@ -22,10 +23,13 @@ pub mod pirq;
 pub mod platform;
 pub mod port;
 pub mod sched;
+mod sync;
 pub mod time;
 pub mod vcpu;
 pub mod version;
 pub mod wire;
 
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
 #[cfg(test)]
 mod testing;

@@ -7,12 +7,14 @@
 mod exchange;
 mod map;
 mod reservation;
+mod resource;
 
 pub use map::MemoryMap;
 pub use reservation::MAX_EXTENT_ORDER;
 
 use crate::call::{CallError, Continuation};
-use crate::mmu::{Caller, DomainMemory, Machine, Mmu};
+use crate::grant::GrantPorts;
+use crate::mmu::{Caller, DomainMemory, Mmu};
 use crate::port::GuestSpace;
 use crate::wire;
 use guest_abi::Errno;
@@ -31,7 +33,7 @@ const MAX_EXTENTS: u64 = (u32::MAX >> EXTENT_SHIFT) as u64;
 const M2P_WORDS_PER_EXTENT: u64 = (2 << 20) / 8;
 
 /// What the calls ask of the machine besides what [`Mmu`] needs.
-pub trait MemoryPorts: Machine {
+pub trait MemoryPorts: GrantPorts {
     /// One more than the highest machine frame of memory.
     fn max_page(&self) -> u64;
     /// The `index`-th entry of the machine's memory map, which is sorted and without overlaps.
@@ -63,6 +65,10 @@ enum Request {
     SetMemoryMap(XenForeignMemoryMap),
     /// Counts what sharing saves: nothing is shared.
     SharedPages,
+    /// So many pages in all for a domain.
+    Claim(DomId, u64),
+    /// From that element of the list on.
+    Acquire(XenMemAcquireResource, u64),
 }
 
 /// Only calls on lists of extents may be continued; of others a first extent is an error.
@@ -78,6 +84,7 @@ fn decode<G: GuestSpace>(space: &G, cmd: u64, start: u64, arg: GuestVa) -> Resul
         XENMEM_POPULATE_PHYSMAP => return extents(Request::Populate),
         XENMEM_ADD_TO_PHYSMAP => return add_to_physmap(space, start, arg),
         XENMEM_ADD_TO_PHYSMAP_BATCH => return add_batch(space, start, arg),
+        XENMEM_ACQUIRE_RESOURCE => return Ok(Request::Acquire(wire::read(space, arg)?, start)),
         _ => {}
     }
     decode_rest(space, cmd, start, arg, domain)
@@ -103,6 +110,7 @@ fn decode_rest<G: GuestSpace>(
             whole?;
             Request::Physmap(DomId(wire::read::<XenRemoveFromPhysmap>(space, arg)?.domid))
         }
+        XENMEM_CLAIM_PAGES => whole.and_then(|()| claim(space, arg))?,
         XENMEM_MACHPHYS_MFN_LIST => arch.and_then(|()| Ok(Request::MachphysList(wire::read(space, arg)?)))?,
         XENMEM_MACHPHYS_MAPPING => arch.map(|()| Request::MachphysMapping)?,
         XENMEM_MEMORY_MAP => arch.and_then(|()| Ok(Request::MemoryMap(wire::read(space, arg)?)))?,
@@ -115,6 +123,13 @@ fn decode_rest<G: GuestSpace>(
         }
         _ => return Err(Errno::ENOSYS),
     })
+}
+
+/// A claim is no list: what would make it one must be zero.
+fn claim<G: GuestSpace>(space: &G, arg: GuestVa) -> Result<Request, Errno> {
+    let op: XenMemoryReservation = wire::read(space, arg)?;
+    let plain = op.extent_start == 0 && op.extent_order == 0 && op.mem_flags == 0;
+    if plain { Ok(Request::Claim(DomId(op.domid), op.nr_extents)) } else { Err(Errno::EINVAL) }
 }
 
 fn add_to_physmap<G: GuestSpace>(space: &G, start: u64, arg: GuestVa) -> Result<Request, Errno> {
@@ -166,6 +181,8 @@ pub fn memory_op<P: MemoryPorts, G: GuestSpace>(
         Request::MachineMemoryMap(op) => Ok(call.machine_memory_map(op, arg)?),
         Request::SetMemoryMap(op) => Ok(call.set_memory_map(op)?),
         Request::SharedPages => Ok(0),
+        Request::Claim(dom, total) => Ok(call.claim(dom, total)?),
+        Request::Acquire(op, start) => call.acquire(op, start, arg),
     }
 }
 
@@ -196,6 +213,15 @@ impl<'a, P: MemoryPorts, G: GuestSpace> Call<'a, '_, P, G> {
         let domain = self.any_domain(dom)?;
         let allowed = domain.id == self.caller.domain.id || self.caller.domain.privileged;
         if allowed { Ok(domain) } else { Err(Errno::EPERM) }
+    }
+
+    /// `-EINVAL`: no such domain, also if it is called [`DomId::SELF`]; `-EPERM`.
+    fn claim(&self, dom: DomId, total: u64) -> Result<i64, Errno> {
+        let domain = self.mmu.port.domain(dom).ok_or(Errno::EINVAL)?;
+        if !self.caller.domain.privileged {
+            return Err(Errno::EPERM);
+        }
+        self.mmu.claim(domain, total).map(|()| 0)
     }
 
     fn max_pages(&self, dom: DomId) -> Result<i64, Errno> {

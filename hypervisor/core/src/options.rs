@@ -50,6 +50,23 @@ pub enum PlatformTimer {
     Pit,
 }
 
+/// What is to go wrong on purpose, to show what that looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selftest {
+    /// `fault`: the hypervisor faults.
+    Fault,
+    /// `hang`: the second CPU hangs, for the watchdog to find.
+    Hang,
+    /// `tsc`: the TSC passes for invariant although the processor, of an emulator, does not say so.
+    Tsc,
+    /// `warp`: as `tsc`, and when the second CPU comes back its TSC is behind.
+    Warp,
+    /// `stay`: the second CPU does not park when it is to go offline.
+    Stay,
+    /// `deaf`: the second processor does not start.
+    Deaf,
+}
+
 /// Options with their defaults.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
@@ -64,6 +81,8 @@ pub struct Options<'a> {
     pub com1: Option<&'a str>,
     /// `console=`, as written.
     pub console: Option<&'a str>,
+    /// `console_to_ring`: the log's ring holds what dom0 writes on the console too.
+    pub console_to_ring: bool,
     /// `loglvl=`.
     pub log_level: Level,
     /// `noreboot`.
@@ -80,10 +99,12 @@ pub struct Options<'a> {
     pub pcid: bool,
     /// `vga=`, as written.
     pub vga: Option<&'a str>,
-    /// `selftest=fault`: the hypervisor faults on purpose, to show what that looks like.
-    pub fault: bool,
-    /// `selftest=hang`: the second CPU hangs on purpose, for the watchdog to find.
-    pub hang: bool,
+    /// `sched=null`: a CPU for each vCPU.
+    pub alone: bool,
+    /// `tsc=unstable`, `tsc=skewed`: guests are not told that the TSC is one on all CPUs, whatever it looks like.
+    pub tsc_unstable: bool,
+    /// `selftest=`.
+    pub selftest: Option<Selftest>,
     /// `watchdog`: CPUs look after each other.
     pub watchdog: bool,
     /// Names nobody knows.
@@ -100,6 +121,7 @@ impl Default for Options<'_> {
             dom0_vcpus_pin: false,
             com1: None,
             console: None,
+            console_to_ring: false,
             log_level: Level::Info,
             no_reboot: false,
             compat: (4, 17),
@@ -108,8 +130,9 @@ impl Default for Options<'_> {
             x2apic: false,
             pcid: true,
             vga: None,
-            fault: false,
-            hang: false,
+            alone: false,
+            tsc_unstable: false,
+            selftest: None,
             watchdog: false,
             unknown: ArrayVec::new(),
             bad: ArrayVec::new(),
@@ -123,7 +146,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "edd",
     "ucode",
     "xpti",
-    "sched",
     "conring_size",
     "guest_loglvl",
     "placeholder",
@@ -132,7 +154,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "cpufreq",
     "dom0",
     "sync_console",
-    "console_to_ring",
     "com2",
     "vga",
     "dom0_nodes",
@@ -166,19 +187,22 @@ impl<'a> Options<'a> {
             "dom0_vcpus_pin" => self.dom0_vcpus_pin = flag(value)?,
             "com1" => self.com1 = Some(value),
             "console" => self.console = Some(value),
+            "console_to_ring" => self.console_to_ring = flag(value)?,
             "loglvl" => self.log_level = level(value)?,
             "noreboot" => self.no_reboot = flag(value)?,
             "compat" => self.compat = version(value)?,
             "maxcpus" => self.max_cpus = Some(value.parse().ok()?),
             "nosmp" => self.max_cpus = Some(1),
+            // What time is counted by here in any case.
+            "clocksource" if value == "tsc" => {}
             "clocksource" => self.platform_timer = Some(platform_timer(value)?),
             "x2apic" => self.x2apic = flag(value)?,
             "pcid" => self.pcid = pcid(value)?,
             "vga" => self.vga = Some(value),
             "watchdog" => self.watchdog = flag(value)?,
-            "selftest" if value == "fault" => self.fault = true,
-            "selftest" if value == "hang" => self.hang = true,
-            "selftest" => return None,
+            "sched" => self.alone = sched(value)?,
+            "tsc" => self.tsc_unstable = tsc(value)?,
+            "selftest" => self.selftest = Some(selftest(value)?),
             _ if WITHOUT_EFFECT.contains(&name) => {}
             _ => {
                 let _ = self.unknown.try_push(name);
@@ -192,6 +216,36 @@ fn flag(value: &str) -> Option<bool> {
     match value {
         "" | "1" | "yes" | "on" | "true" | "enable" => Some(true),
         "0" | "no" | "off" | "false" | "disable" => Some(false),
+        _ => None,
+    }
+}
+
+/// Xen's other schedulers share CPUs, as ours does.
+fn sched(value: &str) -> Option<bool> {
+    match value {
+        "null" => Some(true),
+        "credit" | "credit2" | "rtds" | "arinc653" => Some(false),
+        _ => None,
+    }
+}
+
+/// Xen's third value says that the TSC may differ between sockets; whether it does is looked at anyway.
+fn tsc(value: &str) -> Option<bool> {
+    match value {
+        "unstable" | "skewed" => Some(true),
+        "stable:socket" => Some(false),
+        _ => None,
+    }
+}
+
+fn selftest(value: &str) -> Option<Selftest> {
+    match value {
+        "fault" => Some(Selftest::Fault),
+        "hang" => Some(Selftest::Hang),
+        "tsc" => Some(Selftest::Tsc),
+        "warp" => Some(Selftest::Warp),
+        "stay" => Some(Selftest::Stay),
+        "deaf" => Some(Selftest::Deaf),
         _ => None,
     }
 }
@@ -294,6 +348,42 @@ mod tests {
         let timer = |line| Options::parse(line).platform_timer;
         assert_eq!(timer("clocksource=pit"), Some(PlatformTimer::Pit));
         assert_eq!(timer("clocksource=sundial"), None);
+    }
+
+    #[test]
+    fn the_tsc_can_be_distrusted_and_not_trusted_more() {
+        let distrusted = |line| Options::parse(line).tsc_unstable;
+        assert_eq!(
+            ["", "tsc=unstable", "tsc=skewed", "tsc=stable:socket"].map(distrusted),
+            [false, true, true, false]
+        );
+        let o = Options::parse("tsc=stable clocksource=tsc");
+        assert_eq!((o.bad.as_slice(), o.tsc_unstable, o.platform_timer), (&["tsc=stable"][..], false, None));
+    }
+
+    #[test]
+    fn one_other_scheduler_can_be_chosen() {
+        let alone = |line| Options::parse(line).alone;
+        assert_eq!(["", "sched=credit2", "sched=null"].map(alone), [false, false, true]);
+        assert_eq!(Options::parse("sched=fair").bad.as_slice(), ["sched=fair"]);
+    }
+
+    #[test]
+    fn what_goes_wrong_on_purpose_is_asked_for_by_name() {
+        let test = |what| Options::parse(&format!("selftest={what}")).selftest;
+        assert_eq!(
+            ["fault", "hang", "tsc", "warp", "stay", "deaf", "luck"].map(test),
+            [
+                Some(Selftest::Fault),
+                Some(Selftest::Hang),
+                Some(Selftest::Tsc),
+                Some(Selftest::Warp),
+                Some(Selftest::Stay),
+                Some(Selftest::Deaf),
+                None
+            ]
+        );
+        assert_eq!(Options::parse("").selftest, None);
     }
 
     #[test]

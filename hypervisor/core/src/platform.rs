@@ -4,3 +4,4 @@ pub mod clock;
 pub mod line;
 pub mod memtype;
 pub mod op;
+pub mod topology;

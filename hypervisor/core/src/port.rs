@@ -36,8 +36,11 @@ pub trait Memory: Sync {
     fn swap8(&self, mfn: Mfn, offset: usize, value: u8) -> u8;
     /// Fills the frame with zeroes.
     fn zero(&self, mfn: Mfn);
-    /// Copies a whole frame.
-    fn copy(&self, to: Mfn, from: Mfn);
+    /// Copies `len` bytes between two frames, each named with the offset where the range begins; neither range goes beyond its
+    /// frame. Both may be changing: each byte is read once.
+    fn copy(&self, (to, to_at): (Mfn, usize), (from, from_at): (Mfn, usize), len: usize) {
+        (0..len).for_each(|n| self.store8(to, to_at + n, self.load8(from, from_at + n)));
+    }
 }
 
 /// The guest's range was not mapped as the access needs, or not the guest's to name.

@@ -6,18 +6,22 @@
 //!
 //! Locks: a CPU's queue lock comes after event and queue locks of events; a vCPU's account after it.
 
+mod alone;
+pub mod moves;
+mod near;
 mod op;
 mod queue;
 
+pub use near::{idle_core, idle_cpu, seen};
 pub use op::{SchedCaller, SchedPorts, sched_op};
 pub use queue::{CpuQueue, DEFAULT_WEIGHT, PERIOD, Pick, Unit, worth_taking};
 
 use crate::mmu::CpuSet;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, const_unless_explored};
+use core::sync::atomic::Ordering;
 use guest_abi::vcpu::{
     RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, VcpuRunstateInfo,
 };
-use spin::Mutex;
 
 bitflags::bitflags! {
     /// Why a vCPU does not run.
@@ -205,9 +209,11 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    /// A domain that runs.
-    pub const fn new() -> Self {
-        Shutdown { code: AtomicU8::new(NO_CODE), begun: AtomicBool::new(false) }
+    const_unless_explored! {
+        /// A domain that runs.
+        pub fn new() -> Self {
+            Shutdown { code: AtomicU8::new(NO_CODE), begun: AtomicBool::new(false) }
+        }
     }
 
     /// `SCHEDOP_shutdown_code`: the code of a later shutdown, unless there is one already.
@@ -227,6 +233,8 @@ impl Shutdown {
     }
 }
 
+#[cfg(test)]
+mod alone_tests;
 #[cfg(test)]
 mod offline_tests;
 #[cfg(test)]

@@ -103,9 +103,6 @@ impl Memory for Frames {
     fn zero(&self, mfn: Mfn) {
         (0..512).for_each(|index| self.store64(mfn, index, 0));
     }
-    fn copy(&self, to: Mfn, from: Mfn) {
-        (0..512).for_each(|index| self.store64(to, index, self.load64(from, index)));
-    }
 }
 
 /// A guest's linear memory from [`Guest::BASE`] on.
@@ -231,9 +228,6 @@ macro_rules! memory_of_frames {
             }
             fn zero(&self, mfn: Mfn) {
                 self.frames.zero(mfn);
-            }
-            fn copy(&self, to: Mfn, from: Mfn) {
-                self.frames.copy(to, from);
             }
         }
     };

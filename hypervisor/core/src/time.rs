@@ -3,12 +3,14 @@
 //!
 //! System time is nanoseconds since the hypervisor started counting.
 
+mod agree;
 mod heap;
 mod record;
 mod timer;
 mod wall;
 
 pub use crate::platform::clock::{Rate, SECOND, Scale};
+pub use agree::{Meeting, READINGS, Side, Verdict, behind};
 pub use heap::{Heap, Slot};
 pub use record::{TimeRecord, write_runstate, write_time, write_time_area, write_wall_clock};
 pub use timer::{Fired, TimerCommand, TimerKind, TimerQueue, VcpuTimers, Watchdogs, timer_op};
@@ -44,12 +46,6 @@ impl Clock {
     pub fn tsc_at(&self, ns: u64) -> u64 {
         let delta = ns.saturating_sub(self.base_ns);
         self.base_tsc.saturating_add(self.to_tsc.ticks(delta)).saturating_add(1)
-    }
-
-    /// What guests are told at `tsc`.
-    #[inline]
-    pub fn record(&self, tsc: u64, stable: bool) -> TimeRecord {
-        TimeRecord { tsc, system_time: self.at(tsc), scale: self.to_ns, stable }
     }
 }
 

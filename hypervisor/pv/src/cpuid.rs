@@ -176,6 +176,13 @@ const NEEDS: [(u16, &[u16]); 15] = [
 /// Bits that AMD repeats in leaf 0x80000001 from leaf 1.
 const COMMON_1D: u32 = 0x0183_f3ff;
 
+/// True if the processor says that its TSC always runs and at one rate (CPUID 0x80000007, EDX bit 8: Intel SDM, "Invariant TSC"; AMD
+/// APM, "TscInvariant").
+pub fn has_invariant_tsc(mut host: impl FnMut(u32, u32) -> Leaf) -> bool {
+    const POWER: u32 = 0x8000_0007;
+    host(0x8000_0000, 0)[EAX] >= POWER && host(POWER, 0)[EDX] & 1 << 8 != 0
+}
+
 /// A guest's CPUID, before what is particular to a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuidPolicy {
@@ -298,8 +305,7 @@ impl CpuidPolicy {
 
     /// Dom0's: it stays on this host, so that the TSC's constancy is its to know.
     pub fn for_dom0(mut self, mut host: impl FnMut(u32, u32) -> Leaf) -> CpuidPolicy {
-        let constant = host(0x8000_0000, 0)[EAX] >= 0x8000_0007 && host(0x8000_0007, 0)[EDX] & 1 << 8 != 0;
-        self.set(ITSC, constant && self.has(TSC));
+        self.set(ITSC, has_invariant_tsc(&mut host) && self.has(TSC));
         self
     }
 

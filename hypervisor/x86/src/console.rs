@@ -1,8 +1,9 @@
 //! The log: levels, timestamps, a ring that dom0 can read, and the serial line.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hv_core::console::GuestLine;
 use spin::Mutex;
 
 use crate::cpu;
@@ -17,9 +18,15 @@ struct Ring {
     written: u64,
     /// Bytes written before the last clearing.
     cleared: u64,
+    /// What dom0 has begun to write on the serial line.
+    guest: GuestLine,
 }
 
-static LOG: Mutex<Ring> = Mutex::new(Ring { bytes: [0; RING], written: 0, cleared: 0 });
+static LOG: Mutex<Ring> =
+    Mutex::new(Ring { bytes: [0; RING], written: 0, cleared: 0, guest: GuestLine::new() });
+
+/// Dom0's lines go into the ring too (`console_to_ring`).
+static RING_HAS_GUEST: AtomicBool = AtomicBool::new(false);
 
 /// The serial line that log and guest console go to.
 static SINK: spin::Once<fn(&[u8])> = spin::Once::new();
@@ -32,6 +39,11 @@ static START: AtomicU64 = AtomicU64::new(0);
 /// Names the device that output goes to from now on.
 pub fn set_sink(sink: fn(&[u8])) {
     SINK.call_once(|| sink);
+}
+
+/// What dom0 writes is kept in the ring, too, from now on.
+pub fn keep_guest_in_ring() {
+    RING_HAS_GUEST.store(true, Ordering::Relaxed);
 }
 
 /// Names the clock of timestamps.
@@ -63,15 +75,13 @@ fn emit(bytes: &[u8]) {
     }
 }
 
-/// Writes to ring and line.
-pub fn write_bytes(bytes: &[u8]) {
-    let mut ring = LOG.lock();
-    for byte in bytes {
-        let at = (ring.written % RING as u64) as usize;
-        ring.bytes[at] = *byte;
-        ring.written += 1;
+impl Ring {
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.bytes[(self.written % RING as u64) as usize] = *byte;
+            self.written += 1;
+        }
     }
-    emit(bytes);
 }
 
 /// Copies what the ring holds from byte `from` on (counted since boot) into `into`; returns bytes copied and the
@@ -106,18 +116,23 @@ pub fn clear_ring() {
     ring.cleared = ring.written;
 }
 
-struct Line;
+/// Writes to ring and line.
+struct Message<'a>(&'a mut Ring);
 
-impl Write for Line {
+impl Write for Message<'_> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        write_bytes(s.as_bytes());
+        self.0.push(s.as_bytes());
+        emit(s.as_bytes());
         Ok(())
     }
 }
 
-/// Prints without level or timestamp.
+/// Prints without level or timestamp; whole lines, which neither another CPU's nor dom0's are mixed with.
 pub fn print(args: fmt::Arguments) {
-    let _ = Line.write_fmt(args);
+    let mut ring = LOG.lock();
+    emit(ring.guest.before());
+    let _ = Message(&mut ring).write_fmt(args);
+    emit(ring.guest.after());
 }
 
 /// Prints a line without level or timestamp.
@@ -184,7 +199,12 @@ pub unsafe fn break_locks() {
 
 /// Writes what dom0 says; it is no log message, so that no prefix is put before it.
 pub fn write_guest(bytes: &[u8]) {
-    write_bytes(bytes);
+    let mut ring = LOG.lock();
+    if RING_HAS_GUEST.load(Ordering::Relaxed) {
+        ring.push(bytes);
+    }
+    ring.guest.write(bytes);
+    emit(bytes);
 }
 
 /// Takes typed bytes; returns how many.

@@ -29,7 +29,7 @@ use crate::machine::Machine;
 use crate::paging::{HEAP, mmu};
 use crate::percpu::{OPEN, online};
 use crate::vcpu::Vcpu;
-use crate::{console, context, cpu, hub, parking, snapshot, start, work};
+use crate::{console, context, hub, parking, snapshot, start, topology, work};
 
 static FAILURES: Failures = Failures::new();
 
@@ -84,6 +84,22 @@ impl ControlPorts for Machine {
     fn set_max_pages(&self, dom: DomId, pages: u64) -> Result<(), Refusal> {
         find(dom)?.memory.max_pages.store(pages, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn claim(&self, dom: DomId, pages: u64) -> Result<(), Refusal> {
+        let domain = find(dom)?;
+        if domain.life.is_dying() {
+            return Err(Refusal::DYING);
+        }
+        mmu().claim(&domain.memory, pages).map_err(|errno| match errno {
+            Errno::ENOMEM => {
+                Refusal::new(errno, "there is not so much memory that nobody has or was promised")
+            }
+            _ => Refusal::new(
+                errno,
+                "the domain has so many pages, may not have so many, or has a claim already",
+            ),
+        })
     }
 
     fn make_vcpus(&self, dom: DomId, count: u32) -> Result<(), Refusal> {
@@ -224,7 +240,7 @@ impl ControlPorts for Machine {
 
     fn host_facts(&self) -> HostFacts {
         life::bury_the_dead();
-        let free_pages = HEAP.free_frames();
+        let (free_pages, outstanding_pages) = HEAP.unclaimed_and_claimed();
         let mut facts = HostFacts {
             online_cpus: online().count() as u32,
             max_cpus: parking::present().map(|cpu| cpu.id + 1).max().unwrap_or(0),
@@ -232,6 +248,7 @@ impl ControlPorts for Machine {
             uptime: time::now(),
             total_pages: start::boot_info().map_or(0, |info| crate::mem::extent(info).ram_frames),
             free_pages,
+            outstanding_pages,
             max_frame: mmu().frames.len() as u64,
             version: concat!("Xenolith ", env!("CARGO_PKG_VERSION")),
             ..HostFacts::default()
@@ -242,8 +259,8 @@ impl ControlPorts for Machine {
             facts.vcpus += domain.vcpus().len() as u32;
         }
         facts.dom0_pages = domain::find(DomId::DOM0).map_or(0, |dom0| dom0.memory.pages());
-        let (threads, cores) = shape();
-        (facts.threads_per_core, facts.cores_per_socket) = (1 << threads, 1 << (cores - threads));
+        let counts = topology::counts();
+        (facts.threads_per_core, facts.cores_per_socket) = (counts.threads_per_core, counts.cores_per_socket);
         facts
     }
 
@@ -302,14 +319,14 @@ impl ControlPorts for Machine {
 
     fn cpu(&self, number: u32) -> Option<CpuTopology> {
         let record = parking::find(number)?;
-        let (threads, cores) = shape();
+        let place = topology::place(record);
         let online = record.online.load(Ordering::Acquire);
         Some(CpuTopology {
             cpu: number,
             flags: if online { CPU_ONLINE } else { 0 },
             apic_id: record.apic_id,
-            core: record.apic_id >> threads & ((1 << (cores - threads)) - 1),
-            socket: record.apic_id >> cores,
+            core: place.core,
+            socket: place.socket,
             node: 0,
         })
     }
@@ -319,15 +336,6 @@ impl ControlPorts for Machine {
 const ASSISTS: [u32; 3] =
     [VMASST_TYPE_WRITABLE_PAGETABLES, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VMASST_TYPE_M2P_STRICT];
 const BAD_CONTEXT: &str = "the context names frames, addresses or selectors that the domain cannot have";
-
-/// Bits of an APIC id that number a thread within its core, and within its socket (CPUID leaf 0xb).
-fn shape() -> (u32, u32) {
-    if cpu::cpuid(0, 0).eax < 0xb || cpu::cpuid(0xb, 0).ebx == 0 {
-        return (0, 0);
-    }
-    let threads = cpu::cpuid(0xb, 0).eax & 31;
-    (threads, (cpu::cpuid(0xb, 1).eax & 31).max(threads))
-}
 
 fn facts(domain: &'static Domain) -> DomainFacts {
     let now = time::now();
@@ -341,6 +349,7 @@ fn facts(domain: &'static Domain) -> DomainFacts {
         blocked: true,
         pages: domain.memory.pages(),
         max_pages: domain.memory.max_pages.load(Ordering::Relaxed),
+        outstanding_pages: domain.memory.claim.outstanding(),
         shared_info: domain.shared_info,
         created: domain.created,
         vcpus: domain.vcpus().len() as u32,

@@ -4,6 +4,7 @@ use hv_pv::cpuid::{Asker, CpuidPolicy, HypervisorLeaves, Leaf};
 use hv_pv::regs::Mode;
 use spin::Once;
 
+use crate::dev::tsc;
 use crate::vcpu::Vcpu;
 use crate::{cpu, features};
 
@@ -50,7 +51,8 @@ pub fn guest(vcpu: &Vcpu, cr4: u64, leaf: u32, subleaf: u32, mode: Mode, forced:
         cr4,
         host_osxsave: features::features().xsave,
     };
-    let none = HypervisorLeaves::default();
+    let own = SELF.get().copied().unwrap_or_default();
+    let own = HypervisorLeaves { reliable_tsc: tsc::is_stable(), ..own };
     let policy = if vcpu.domain.privileged { policy() } else { policy_of_guests() };
-    policy.answer(leaf, subleaf, &asker, SELF.get().unwrap_or(&none), host)
+    policy.answer(leaf, subleaf, &asker, &own, host)
 }

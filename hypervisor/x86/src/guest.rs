@@ -41,6 +41,38 @@ macro_rules! noted {
 
 pub(crate) use noted;
 
+/// Steps of a [`Window`] that is gone through from its beginning to its end.
+macro_rules! step {
+    ($read:ident, $write:ident, $ty:ty, $reg:ident, $len:literal) => {
+        #[inline(always)]
+        fn $read(&mut self) -> Result<$ty, Fault> {
+            let value: $ty;
+            // SAFETY: reads guest memory only (`open`), and a fault lands at the label.
+            unsafe {
+                asm!("21: mov {v}, [{va}]",
+                    ".pushsection .ex_table, \"a\"", ".long 21b - ., {fault} - .", ".popsection",
+                    v = out($reg) value, va = in(reg) self.0, fault = label { return Err(Fault) },
+                    options(nostack));
+            }
+            self.0 = self.0.wrapping_add($len);
+            Ok(value)
+        }
+
+        #[inline(always)]
+        fn $write(&mut self, value: $ty) -> Result<(), Fault> {
+            // SAFETY: writes guest memory only (`open`), obeying its mappings; a fault lands at the label.
+            unsafe {
+                asm!("21: mov [{va}], {v}",
+                    ".pushsection .ex_table, \"a\"", ".long 21b - ., {fault} - .", ".popsection",
+                    v = in($reg) value, va = in(reg) self.0, fault = label { return Err(Fault) },
+                    options(nostack));
+            }
+            self.0 = self.0.wrapping_add($len);
+            Ok(())
+        }
+    };
+}
+
 macro_rules! word_access {
     ($read:ident, $write:ident, $ty:ty, $reg:ident, $fmt:literal) => {
         /// Reads one word of the caller's memory, once.
@@ -78,7 +110,7 @@ macro_rules! word_access {
     };
 }
 
-/// Words that one window is open for.
+/// Words that a structure has at most which is read or written without a loop.
 const MOST_WORDS: usize = 11;
 
 /// Guest memory from one address on, between STAC and CLAC. A fault closes it: whoever resumes at a label of the
@@ -87,7 +119,7 @@ const MOST_WORDS: usize = 11;
 struct Window(u64);
 
 impl Window {
-    /// Opens it for a few words from `va` upwards.
+    /// Opens it for an access that begins at `va` and ascends.
     #[inline(always)]
     fn open(va: u64) -> Result<Window, Fault> {
         if !allowed(va) {
@@ -97,6 +129,9 @@ impl Window {
         unsafe { asm!(noted!("stac", "20"), options(nostack)) };
         Ok(Window(va))
     }
+
+    step!(next_word, put_word, u64, reg, 8);
+    step!(next_byte, put_byte, u8, reg_byte, 1);
 
     #[inline(always)]
     fn close(self) {
@@ -186,30 +221,28 @@ impl Caller {
 
     /// Copies by words and then by bytes.
     fn read_bulk(self, va: u64, into: &mut [u8]) -> Result<(), Fault> {
-        let mut at = va;
-        let mut chunks = into.chunks_exact_mut(8);
-        for chunk in &mut chunks {
-            chunk.copy_from_slice(&self.read_u64(at)?.to_ne_bytes());
-            at = at.wrapping_add(8);
+        let mut window = Window::open(va)?;
+        let (words, rest) = into.as_chunks_mut::<8>();
+        for word in words {
+            *word = window.next_word()?.to_ne_bytes();
         }
-        for byte in chunks.into_remainder() {
-            *byte = self.read_u8(at)?;
-            at = at.wrapping_add(1);
+        for byte in rest {
+            *byte = window.next_byte()?;
         }
+        window.close();
         Ok(())
     }
 
     fn write_bulk(self, va: u64, from: &[u8]) -> Result<(), Fault> {
-        let mut at = va;
+        let mut window = Window::open(va)?;
         let (words, rest) = from.as_chunks::<8>();
         for word in words {
-            self.write_u64(at, u64::from_ne_bytes(*word))?;
-            at = at.wrapping_add(8);
+            window.put_word(u64::from_ne_bytes(*word))?;
         }
         for byte in rest {
-            self.write_u8(at, *byte)?;
-            at = at.wrapping_add(1);
+            window.put_byte(*byte)?;
         }
+        window.close();
         Ok(())
     }
 }
@@ -235,6 +268,7 @@ impl GuestSpace for Caller {
     fn write(&self, to: GuestVa, from: &[u8]) -> Result<(), Fault> {
         match from.len() {
             4 => self.write_u32(to.0, u32::from_ne_bytes([from[0], from[1], from[2], from[3]])),
+            2 => self.write_u16(to.0, u16::from_ne_bytes([from[0], from[1]])),
             _ => self.write_bulk(to.0, from),
         }
     }

@@ -17,8 +17,9 @@ use hv_core::vcpu::VcpuPorts;
 use hv_types::{DomId, Gfn, GuestVa, Mfn, Pirq, VcpuId};
 
 use crate::dev::irq::{Board, LINES};
-use crate::dev::{irq, time};
+use crate::dev::{irq, time, tsc};
 use crate::domain::{self, Domain};
+use crate::guest::Caller;
 use crate::machine::Machine;
 use crate::mem::{PAGE, phys_to_virt};
 use crate::paging::mmu;
@@ -482,28 +483,31 @@ impl VcpuPorts for Machine {
     }
 }
 
-/// Writes the paravirtual clock where the guest looks: `vcpu_info`, and the area it asked for, if any.
+/// Writes the paravirtual clock where the guest looks: `vcpu_info`, and, of the vCPU that runs here, the area it asked for, if any.
 pub fn write_clock(vcpu: &Vcpu) {
     let Some(clock) = time::clock() else { return };
-    let tsc = crate::cpu::rdtsc();
-    let record = TimeRecord { tsc, system_time: clock.at(tsc), scale: clock.scale, stable: false };
+    let record = TimeRecord::of(clock.start, clock.scale, crate::cpu::rdtsc(), tsc::is_stable());
     if let Some(place) = vcpu.domain.events.vcpu(VcpuId(vcpu.id)).and_then(|e| e.info()) {
         write_time(&Machine, place, &record);
     }
     let area = vcpu.time_area.load(Ordering::Relaxed);
-    if area != 0 {
+    if area != 0 && core::ptr::eq(vcpu, current()) {
         let mut version = vcpu.time_area_version.get();
-        let _ = hv_core::time::write_time_area(&crate::guest::Caller, GuestVa(area), &mut version, &record);
+        vcpu.on_kernel_tables(|| {
+            let _ = hv_core::time::write_time_area(&Caller, GuestVa(area), &mut version, &record);
+        });
         vcpu.time_area_version.set(version);
     }
 }
 
-/// Writes the runstate area that the guest asked for, on its own page tables.
+/// Writes the runstate area that the vCPU that runs here asked for, on its own page tables.
 pub fn write_runstate(vcpu: &Vcpu) {
     let area = vcpu.runstate_area.load(Ordering::Relaxed);
     if area != 0 {
         let marked = vcpu.domain.assists(guest_abi::xen::VMASST_TYPE_RUNSTATE_UPDATE_FLAG);
         let info = vcpu.sched.runstate(time::now());
-        let _ = hv_core::time::write_runstate(&crate::guest::Caller, GuestVa(area), &info, marked);
+        vcpu.on_kernel_tables(|| {
+            let _ = hv_core::time::write_runstate(&Caller, GuestVa(area), &info, marked);
+        });
     }
 }

@@ -50,5 +50,5 @@ pub fn nmi(regs: &mut Regs) {
 
 /// A machine check is fatal: what the processor computed cannot be trusted.
 pub fn machine_check(regs: &mut Regs) {
-    panic::fatal(regs, "machine check")
+    panic::hardware(regs)
 }

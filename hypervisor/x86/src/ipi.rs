@@ -7,7 +7,6 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use hv_core::mmu::CpuSet;
-use hv_core::mmu::clock::may_be_stale;
 use hv_pv::regs::Regs;
 use hv_types::GuestVa;
 
@@ -27,16 +26,6 @@ mod bit {
     pub const WHERE: u32 = 8;
 }
 
-/// States of [`Requests::tlb`].
-mod use_of_tables {
-    /// The CPU uses what its TLB holds.
-    pub const USED: u32 = 0;
-    /// It idles on the hypervisor's own tables.
-    pub const IDLE: u32 = 1;
-    /// As [`IDLE`], and it must flush everything before it uses another table.
-    pub const STALE: u32 = 2;
-}
-
 /// NMIs without a sender's count that pass for late ones.
 const MOST_LATE: u32 = 64;
 
@@ -51,7 +40,6 @@ pub struct Requests {
     sent: AtomicU32,
     /// NMIs that may still come for requests that were served together with another's.
     late: AtomicU32,
-    tlb: AtomicU32,
 }
 
 impl Requests {
@@ -63,7 +51,6 @@ impl Requests {
             caches: AtomicU32::new(0),
             sent: AtomicU32::new(0),
             late: AtomicU32::new(0),
-            tlb: AtomicU32::new(use_of_tables::USED),
         }
     }
 
@@ -75,35 +62,6 @@ impl Requests {
 fn send(to: &Cpu) {
     to.requests.sent.fetch_add(1, Ordering::AcqRel);
     apic::send_nmi(to.apic_id);
-}
-
-/// From here on this CPU uses the hypervisor's own tables only, and need not be told of flushes.
-pub fn tlb_rests(cpu: &Cpu) {
-    cpu.requests.tlb.store(use_of_tables::IDLE, Ordering::SeqCst);
-}
-
-/// This CPU uses guests' tables again: flushes if it missed something.
-pub fn tlb_is_used(cpu: &Cpu) {
-    if cpu.requests.tlb.swap(use_of_tables::USED, Ordering::SeqCst) == use_of_tables::STALE {
-        tlb::flush_this_cpu();
-    }
-}
-
-/// True if the CPU idles and was told to flush before it goes on.
-fn left_a_note(to: &Cpu) -> bool {
-    let seen = to.requests.tlb.compare_exchange(
-        use_of_tables::IDLE,
-        use_of_tables::STALE,
-        Ordering::SeqCst,
-        Ordering::SeqCst,
-    );
-    matches!(seen, Ok(_) | Err(use_of_tables::STALE))
-}
-
-/// True if the CPU has not flushed everything since `stamp`.
-fn is_stale(cpu: &Cpu, stamp: u32) -> bool {
-    let old = |clock: &AtomicU32| may_be_stale(clock.load(Ordering::Acquire), stamp);
-    old(&cpu.flushed) && old(&cpu.flushed_for_others)
 }
 
 /// True if nobody else is in the set, which is the usual case.
@@ -125,14 +83,13 @@ pub fn flush_others(cpus: &CpuSet, stamp: u32) {
     }
     // What is being taken away must be seen by whoever flushes from here on.
     fence(Ordering::SeqCst);
-    let stale = others(cpus, own).filter(|cpu| is_stale(cpu, stamp));
     let mut waits = CpuSet::EMPTY;
-    for to in stale.filter(|to| !left_a_note(to)) {
+    for to in others(cpus, own).filter(|to| to.flushes.must_be_asked(stamp)) {
         to.requests.ask(bit::FLUSH);
         send(to);
         waits.insert(to.id);
     }
-    wait_while(others(&waits, own), |to| is_stale(to, stamp));
+    wait_while(others(&waits, own), |to| to.flushes.is_stale(stamp));
 }
 
 /// Makes the other CPUs of a set flush one page; returns when they have.
@@ -144,7 +101,7 @@ pub fn flush_page_of_others(cpus: &CpuSet, va: GuestVa, stamp: u32) {
     fence(Ordering::SeqCst);
     let letter = va.0 & !0xfff | u64::from(own.id) << 1 & 0xffe | 1;
     let (mut page, mut all) = (CpuSet::EMPTY, CpuSet::EMPTY);
-    for to in others(cpus, own).filter(|to| !left_a_note(to)) {
+    for to in others(cpus, own).filter(|to| !to.flushes.leave_note()) {
         // Whose letter box is full flushes everything.
         if to.requests.page.compare_exchange(0, letter, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             page.insert(to.id);
@@ -155,7 +112,7 @@ pub fn flush_page_of_others(cpus: &CpuSet, va: GuestVa, stamp: u32) {
         send(to);
     }
     wait_while(others(&page, own), |to| to.requests.page.load(Ordering::Acquire) == letter);
-    wait_while(others(&all, own), |to| is_stale(to, stamp));
+    wait_while(others(&all, own), |to| to.flushes.is_stale(stamp));
 }
 
 /// Makes every other CPU flush, some time soon.
@@ -223,7 +180,7 @@ pub fn serve(regs: &Regs) -> bool {
     }
     if bits & bit::FLUSH != 0 {
         let began = tlb::flush_and_date(own);
-        own.flushed_for_others.store(began, Ordering::Release);
+        own.flushes.done_for_others(began);
     }
     if bits & bit::CACHES != 0 {
         cpu::wbinvd();

@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+pub mod alone;
 pub mod boot;
 pub mod calls;
 pub mod console;
@@ -48,6 +49,7 @@ pub mod snapshot;
 pub mod start;
 pub mod switch;
 pub mod tlb;
+pub mod topology;
 pub mod trap;
 pub mod vcpu;
 pub mod watchdog;

@@ -304,6 +304,7 @@ pub fn destroy(domain: &'static Domain) -> Result<u64, Stop> {
     let mut teardown = domain.control.try_lock().ok_or(Stop::Again)?;
     if domain.life.begin_to_die() {
         domain.memory.dying.store(true, Ordering::SeqCst);
+        HEAP.close(&domain.memory.claim);
         DYING.fetch_add(1, Ordering::Relaxed);
     }
     while teardown.step != Step::Done {

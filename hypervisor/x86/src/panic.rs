@@ -4,7 +4,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use hv_pv::regs::Regs;
 
+use crate::dev::mca;
 use crate::layout::STACK_BLOCK;
+use crate::percpu::this_cpu;
 use crate::{console, cpu, ipi, mem, power, println};
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -119,14 +121,34 @@ fn stop() -> ! {
     power::after_fatal()
 }
 
-/// An exception that nobody foresaw.
-pub fn fatal(regs: &Regs, what: &str) -> ! {
+/// Has this CPU alone go on, with the log to itself. Nobody returns.
+fn be_the_last() {
     if PANICKED.swap(true, Ordering::SeqCst) {
         cpu::halt_for_ever();
     }
     ipi::stop_others();
     // SAFETY: this CPU does not return.
     unsafe { console::break_locks() };
+}
+
+/// A machine check: the processor says that the hardware failed.
+pub fn hardware(regs: &Regs) -> ! {
+    be_the_last();
+    println!(
+        "*** Hardware error: machine check on CPU {}, status {:x} ***",
+        this_cpu().id,
+        mca::global_status()
+    );
+    mca::errors().for_each(|error| println!("{error}"));
+    print_regs(regs);
+    print_place(regs.rip);
+    println!("The hardware has failed, not Xenolith: look at its own log, its memory and its cooling.");
+    power::after_fatal()
+}
+
+/// An exception that nobody foresaw.
+pub fn fatal(regs: &Regs, what: &str) -> ! {
+    be_the_last();
     println!("*** Xenolith panic: {what} ***");
     print_regs(regs);
     print_place(regs.rip);
@@ -136,12 +158,7 @@ pub fn fatal(regs: &Regs, what: &str) -> ! {
 
 /// A panic of Rust code.
 pub fn rust_panic(info: &core::panic::PanicInfo) -> ! {
-    if PANICKED.swap(true, Ordering::SeqCst) {
-        cpu::halt_for_ever();
-    }
-    ipi::stop_others();
-    // SAFETY: this CPU does not return.
-    unsafe { console::break_locks() };
+    be_the_last();
     println!("*** Xenolith panic: {info} ***");
     let sp: u64;
     // SAFETY: reads the stack pointer.

@@ -11,17 +11,17 @@
 //! the first such CPU that comes back, and a change that does not succeed leaves nothing behind.
 
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use guest_abi::Errno;
 use guest_abi::xen::VIRQ_PCPU_STATE;
 use hv_types::DomId;
 use spin::Mutex;
 
-use crate::dev::{apic, irq, time};
+use crate::dev::{apic, irq, time, tsc};
 use crate::machine::Machine;
 use crate::percpu::{Cpu, MAX_CPUS, NEVER, OPEN, cpu_record, this_cpu, work};
-use crate::{cpu, domain, hub, ipi, life, tlb, watchdog, work as cpu_work};
+use crate::{alone, cpu, domain, hub, ipi, life, tlb, watchdog, work as cpu_work};
 
 /// Values of [`Parking`].
 mod state {
@@ -90,6 +90,9 @@ struct Change {
     failed: bool,
 }
 
+/// `selftest=stay` was asked for.
+pub static STAYS: AtomicBool = AtomicBool::new(false);
+
 /// The change that is under way; tried and never waited for.
 static CHANGE: Mutex<Option<Change>> = Mutex::new(None);
 
@@ -116,6 +119,10 @@ pub fn request(number: u32, online: bool) -> Result<bool, Errno> {
     if change.is_none() {
         if is_there(cpu, online) {
             return Ok(true);
+        }
+        // Whoever asks must not lose his own CPU for good.
+        if !online && !alone::can_spare(cpu) {
+            return Err(Errno::EBUSY);
         }
         *change = Some(begin(cpu, online));
     }
@@ -255,7 +262,7 @@ fn settle_from(from: usize) -> Option<usize> {
 /// True if this CPU, which idles, is to park.
 #[inline]
 pub fn is_wanted(cpu: &Cpu) -> bool {
-    cpu.parking.is(state::ASKED)
+    cpu.parking.is(state::ASKED) && !(cpu.id == 1 && STAYS.load(Ordering::Relaxed))
 }
 
 /// Halts until this CPU is asked to come back. Called where it idles, on the hypervisor's own tables, with nobody in its queue.
@@ -295,6 +302,7 @@ fn forget_guest(cpu: &Cpu) {
 }
 
 fn come_back(cpu: &'static Cpu) {
+    tsc::come(cpu, true);
     watchdog::begin(cpu, time::now());
     cpu.online.store(true, Ordering::SeqCst);
     // Who took a translation away before it saw this CPU online counts on this flush.

@@ -11,6 +11,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::mmu::SharedCpuSet;
+use hv_core::mmu::clock::CpuFlushes;
 use hv_core::mmu::tags::Tags;
 use hv_core::sched::CpuQueue;
 use hv_core::time::TimerQueue;
@@ -20,6 +21,7 @@ use crate::features::features;
 use crate::layout::{self, STACK_BLOCK};
 use crate::mem::{self, PAGE, pte};
 use crate::parking::Parking;
+use crate::topology::Neighbours;
 use crate::vcpu::Vcpu;
 use crate::work::Runner;
 use crate::{cpu, desc, ipi};
@@ -51,6 +53,8 @@ pub struct Cpu {
     pub gdt: *mut u64,
     /// TSS, for the top of the primary stack and the I/O bitmap.
     pub tss: *mut desc::Tss,
+    /// The CPUs that are close to it.
+    pub neighbours: Neighbours,
     /// Work that waits for the next return to a guest (bits of [`work`]).
     pub work: AtomicU32,
     /// How translations are tagged.
@@ -59,10 +63,8 @@ pub struct Cpu {
     pub root_loads: AtomicU64,
     /// TLB flushes so far.
     pub tlb_flushes: AtomicU64,
-    /// The flush clock when the last complete flush began, once it was done.
-    pub flushed: AtomicU32,
-    /// The same for flushes that other CPUs asked for; written by the NMI handler only, so that neither loses the other's.
-    pub flushed_for_others: AtomicU32,
+    /// What it may remember of guests' tables.
+    pub flushes: CpuFlushes,
     /// What other CPUs ask of this one.
     pub requests: ipi::Requests,
     /// The last round in which this CPU said that it uses nothing that it found before.
@@ -115,6 +117,10 @@ pub mod work {
     pub const CHOOSE: u32 = SCHEDULE | SLICE | BALANCE;
     /// Say that this CPU uses nothing that it found before ([`crate::life`]).
     pub const PASS: u32 = 64;
+    /// A CPU comes and wants to compare its TSC with this one's.
+    pub const MEET: u32 = 128;
+    /// What the running vCPU is told about the TSC is not so any more.
+    pub const CLOCK: u32 = 256;
 }
 
 // SAFETY: the plain fields are written before the record is published and by the record's own CPU afterwards.
@@ -192,12 +198,12 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             gdt_page,
             gdt,
             tss,
+            neighbours: Neighbours::none(),
             work: AtomicU32::new(0),
             tags: Tags::new(features().pcid),
             root_loads: AtomicU64::new(0),
             tlb_flushes: AtomicU64::new(0),
-            flushed: AtomicU32::new(0),
-            flushed_for_others: AtomicU32::new(0),
+            flushes: CpuFlushes::new(),
             requests: ipi::Requests::empty(),
             passed: AtomicU64::new(0),
             online: AtomicBool::new(false),

@@ -10,10 +10,10 @@ use hv_pv::regs::Regs;
 
 use crate::boot::{Info, kind};
 use crate::dev::acpi::Platform;
-use crate::dev::{apic, firmware, time};
+use crate::dev::{apic, firmware, mca, time, tsc};
 use crate::mem::{self, BOOT, PAGE, pte};
 use crate::percpu::{self, Cpu, MAX_CPUS, this_cpu};
-use crate::{desc, entry, features, layout, tlb, work};
+use crate::{alone, desc, entry, features, layout, tlb, topology, work};
 
 /// Root table of a CPU in the trampoline: below 4 GiB, maps the page to itself, and the hypervisor. 0: none yet.
 static START_ROOT: AtomicU64 = AtomicU64::new(0);
@@ -60,27 +60,37 @@ fn start_root(page: u64) -> Option<u64> {
 pub fn start_all(info: &Info, platform: &Platform, most: usize) {
     let own = apic::id();
     join(this_cpu());
+    topology::introduce(this_cpu());
     let candidates = platform.processors.iter().filter(|p| p.usable && p.apic_id != own);
     let Some(page) = low_page(info) else {
         return log::error!("no memory below 640 KiB to start other processors in");
     };
-    let mut id = 1;
+    let (mut id, mut joined) = (1, 1);
     for processor in candidates.take(most.clamp(1, MAX_CPUS) - 1) {
         if START_ROOT.load(Ordering::Relaxed) == 0 {
             let Some(root) = start_root(page) else { return log::error!("no memory to start processors") };
             START_ROOT.store(root, Ordering::Relaxed);
         }
-        match start(id, processor.apic_id, page) {
-            true => id += 1,
-            false => log::error!("processor with APIC id {} does not start; left out", processor.apic_id),
+        let Ok(cpu) = percpu::prepare(id, processor.apic_id) else {
+            log::error!("no memory for the processor with APIC id {} and those after it", processor.apic_id);
+            break;
+        };
+        if start(cpu, page) {
+            topology::introduce(cpu);
+            joined += 1;
+        } else {
+            log::error!("processor with APIC id {} does not start; left out", processor.apic_id);
         }
+        // Of one that does not start nobody uses the number: it may still come to what is prepared for it.
+        id += 1;
     }
-    log::info!("{id} of {} processors", platform.processors.iter().filter(|p| p.usable).count());
+    log::info!("{joined} of {} processors", platform.processors.iter().filter(|p| p.usable).count());
+    topology::report();
 }
 
-/// Starts one CPU as number `id`; true once it has joined.
-fn start(id: u32, apic_id: u32, page: u64) -> bool {
-    let Ok(cpu) = percpu::prepare(id, apic_id) else { return false };
+/// Starts a CPU; true once it has joined.
+fn start(cpu: &'static Cpu, page: u64) -> bool {
+    let apic_id = cpu.apic_id;
     let start = Start {
         page: page as u32,
         root: START_ROOT.load(Ordering::Relaxed),
@@ -93,21 +103,26 @@ fn start(id: u32, apic_id: u32, page: u64) -> bool {
     unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), mem::phys_to_virt(page), code.len()) };
     apic::send_init(apic_id);
     time::wait(AFTER_INIT);
+    let deaf = DEAF.swap(false, Ordering::Relaxed);
     for _ in 0..2 {
-        apic::send_startup(apic_id, (page / PAGE) as u8);
+        if !deaf {
+            apic::send_startup(apic_id, (page / PAGE) as u8);
+        }
         time::wait(AFTER_STARTUP);
+        tsc::attend();
         if cpu.online.load(Ordering::Acquire) {
             return true;
         }
     }
     let end = time::now() + PATIENCE;
     while time::now() < end {
+        tsc::attend();
         if cpu.online.load(Ordering::Acquire) {
             return true;
         }
         core::hint::spin_loop();
     }
-    // It must not wake up later on a stack that is another's.
+    // It must not wake up later.
     apic::send_init(apic_id);
     false
 }
@@ -115,6 +130,7 @@ fn start(id: u32, apic_id: u32, page: u64) -> bool {
 /// The CPU takes part from here on.
 fn join(cpu: &Cpu) {
     percpu::OPEN.insert(cpu.id);
+    alone::begin(cpu);
     cpu.online.store(true, Ordering::Release);
 }
 
@@ -128,6 +144,7 @@ extern "C" fn joined() -> ! {
         let acpi_id = platform.processors.iter().find(|p| p.apic_id == cpu.apic_id).map_or(0, |p| p.acpi_id);
         apic::init_cpu(platform, acpi_id);
     }
+    tsc::come(cpu, false);
     join(cpu);
     if cpu.id == 1 && HANG.load(Ordering::Acquire) {
         hang_on_purpose();
@@ -139,6 +156,9 @@ extern "C" fn joined() -> ! {
     // SAFETY: the vCPU's state is loaded and its registers are in place.
     unsafe { entry::enter_guest(place) }
 }
+
+/// `selftest=deaf` was asked for: the next processor is not told to start.
+pub static DEAF: AtomicBool = AtomicBool::new(false);
 
 /// `selftest=hang` was asked for.
 pub static HANG: AtomicBool = AtomicBool::new(false);
@@ -164,4 +184,5 @@ pub unsafe fn prepare_processor(cpu: &Cpu) {
         desc::set_syscall(percpu::stub(cpu.id), core::ptr::from_ref(cpu) as u64);
         features::enable();
     }
+    mca::init_cpu();
 }

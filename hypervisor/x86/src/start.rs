@@ -11,7 +11,7 @@ use hv_core::call::CallError;
 use hv_core::event::Limits;
 use hv_core::frame::Share;
 use hv_core::mmu::CpuSet;
-use hv_core::options::{Level, Options, Size};
+use hv_core::options::{Level, Options, Selftest, Size};
 use hv_core::pirq::Pirqs;
 use hv_core::platform::line::{Consoles, Settings};
 use hv_core::sched::{DEFAULT_WEIGHT, Reasons};
@@ -23,7 +23,7 @@ use zerocopy::IntoBytes;
 
 use crate::boot::{self, Info, kind};
 use crate::calls::version;
-use crate::dev::{apic, firmware, ioapic, irq, pci, pic, serial, time, vga};
+use crate::dev::{apic, firmware, ioapic, irq, pci, pic, serial, time, tsc, vga};
 use crate::dom0::Frames;
 use crate::domain::{self, Domain};
 use crate::life::MAX_VCPUS;
@@ -33,9 +33,10 @@ use crate::paging::{self, Area, HEAP, mmu};
 use crate::percpu::{self, this_cpu};
 use crate::vcpu::Vcpu;
 use crate::watchdog;
-use crate::work::Runner;
+use crate::work::{self, Runner};
 use crate::{
-    console, cpu, cpuid, dom0, entry, features, guest, heap, host, hub, power, println, smp, switch,
+    alone, console, cpu, cpuid, dom0, entry, features, guest, heap, host, hub, parking, power, println, smp,
+    switch,
 };
 
 static INFO: Once<Info> = Once::new();
@@ -119,7 +120,7 @@ extern "C" fn on_own_stack() -> ! {
     });
     log::info!("processor: {}", features::features());
     let screen = open_screen(info, &options);
-    if options.fault {
+    if options.selftest == Some(Selftest::Fault) {
         fault_on_purpose();
     }
     let gsis = start_devices(info, &options);
@@ -158,6 +159,9 @@ fn open_serial(options: &Options) {
     let wanted = consoles(options).serial;
     let opened = if wanted { serial::init(&line_settings(options)) } else { Ok(()) };
     console::set_sink(sink);
+    if options.console_to_ring {
+        console::keep_guest_in_ring();
+    }
     if let Err(error) = opened {
         log::warn!("no serial line: {error:?}");
     }
@@ -190,8 +194,16 @@ fn start_devices(info: &'static Info, options: &Options) -> u32 {
         give_up(format_args!("no clock to measure the processor's counter with"));
     }
     console::set_clock(time::now);
-    smp::HANG.store(options.hang, Ordering::Release);
+    smp::HANG.store(options.selftest == Some(Selftest::Hang), Ordering::Release);
+    smp::DEAF.store(options.selftest == Some(Selftest::Deaf), Ordering::Relaxed);
+    parking::STAYS.store(options.selftest == Some(Selftest::Stay), Ordering::Relaxed);
+    tsc::init(options);
+    if options.alone {
+        log::info!("sched=null: a CPU for each vCPU");
+        alone::switch_on();
+    }
     smp::start_all(info, platform, options.max_cpus.map_or(usize::MAX, |n| n as usize));
+    tsc::report();
     pci::init(&platform.mm_configs);
     irq::init(platform)
 }
@@ -441,13 +453,12 @@ fn run_first(vcpu: &'static Vcpu, regs: Regs) -> ! {
     vcpu.sched.release(Reasons::DOWN);
     vcpu.timers.lock().set.come_up(&mut cpu.timers.lock(), time::now());
     hub::arm_timer();
-    {
-        let mut queue = cpu.queue.lock();
+    work::with_queue(cpu, |queue| {
         if let Some(slot) = queue.slot_of(&Runner(vcpu)) {
             queue.wake(slot, time::now());
         }
         queue.pick(time::now());
-    }
+    });
     switch::load(cpu, vcpu, false);
     // SAFETY: the vCPU's state is loaded and its registers are in place.
     unsafe { entry::enter_guest(place) }

@@ -7,7 +7,7 @@ use hv_pv::regs::Regs;
 use crate::cpu::msr::{FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX};
 use crate::percpu::{self, Cpu};
 use crate::vcpu::{Bases, Vcpu, load_task_switched};
-use crate::{cpu, desc, emulate, fpu, hub, ipi, paging, tlb};
+use crate::{cpu, desc, emulate, fpu, hub, paging, tlb};
 
 /// Saves the vCPU that ran here from `regs` and the processor. From here on another CPU may take it; what this one has loaded
 /// stays, should it be the next.
@@ -28,7 +28,7 @@ pub fn rest(cpu: &Cpu) {
     // SAFETY: this CPU's own descriptors, by the direct map.
     unsafe { desc::load_gdt(cpu.gdt as u64 - u64::from(desc::RESERVED)) };
     tlb::load_own_root(cpu);
-    ipi::tlb_rests(cpu);
+    cpu.flushes.rests();
 }
 
 /// Makes this CPU run `vcpu`, whose registers the caller puts in their place. `rested`: this CPU comes from [`rest`].
@@ -38,7 +38,7 @@ pub fn load(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
         resume(cpu, vcpu, rested);
     } else {
         if rested {
-            ipi::tlb_is_used(cpu);
+            tlb::resume(cpu);
         }
         // SAFETY: a vCPU that a CPU names is not freed.
         load_all(cpu, unsafe { before.as_ref() }, vcpu);
@@ -54,7 +54,7 @@ fn resume(cpu: &'static Cpu, vcpu: &'static Vcpu, rested: bool) {
         // SAFETY: the root of a vCPU that may run is a validated table (I-PT-2). What the TLB still has of it was kept up
         // to date, or is flushed now.
         unsafe { tlb::enter(cpu, vcpu.root(mode), mode) };
-        ipi::tlb_is_used(cpu);
+        tlb::resume(cpu);
         paging::load_gdt(cpu, vcpu);
     }
 }

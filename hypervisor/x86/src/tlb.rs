@@ -1,9 +1,7 @@
 //! Root tables, and the translations that this processor remembers of them: the rules of [`hv_core::mmu::tags`] with this
 //! processor's instructions.
 
-use core::sync::atomic::Ordering;
-
-use hv_core::mmu::clock::{FlushClock, may_be_stale};
+use hv_core::mmu::clock::FlushClock;
 use hv_core::mmu::port::{CpuSet, Tlb};
 use hv_core::mmu::tags::{Forget, Processor, Whose};
 use hv_pv::regs::Mode;
@@ -97,7 +95,7 @@ pub fn load_own_root(cpu: &Cpu) {
 pub unsafe fn load_kernel_root(cpu: &Cpu, root: u64) {
     let began = tick();
     cpu.tags.load_kernel_root(&Here(cpu), root);
-    cpu.flushed.store(began, Ordering::Release);
+    cpu.flushes.done(began);
 }
 
 /// The running vCPU, which is in kernel mode, has another root for user mode from here on.
@@ -116,7 +114,7 @@ pub fn flush_page(va: u64) {
 #[inline(always)]
 fn flush_all(cpu: &Cpu) {
     let began = flush_and_date(cpu);
-    cpu.flushed.store(began, Ordering::Release);
+    cpu.flushes.done(began);
 }
 
 /// The flush clock's next time, for a flush that begins now.
@@ -143,6 +141,13 @@ pub fn flush_this_cpu() {
     flush_all(this_cpu());
 }
 
+/// This CPU uses guests' tables again: flushes if it was told to meanwhile.
+pub fn resume(cpu: &Cpu) {
+    if cpu.flushes.resumes() {
+        flush_all(cpu);
+    }
+}
+
 fn holds_this(cpus: &CpuSet) -> bool {
     cpus.contains(this_cpu().id)
 }
@@ -155,7 +160,7 @@ impl Tlb for Machine {
 
     fn flush_stale(&self, cpus: &CpuSet, stamp: u32) {
         let cpu = this_cpu();
-        if cpus.contains(cpu.id) && may_be_stale(cpu.flushed.load(Ordering::Relaxed), stamp) {
+        if cpus.contains(cpu.id) && cpu.flushes.is_stale_here(stamp) {
             flush_all(cpu);
         }
         ipi::flush_others(cpus, stamp);

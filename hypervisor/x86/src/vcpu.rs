@@ -188,6 +188,21 @@ impl Vcpu {
         }
     }
 
+    /// Does something in the address space of the kernel, whose memory a user root does not map. The vCPU runs here.
+    pub fn on_kernel_tables(&self, f: impl FnOnce()) {
+        let cpu = this_cpu();
+        debug_assert!(core::ptr::eq(self, cpu.current.load(Ordering::Relaxed)));
+        let mode = self.mode.get();
+        if mode == Mode::Kernel {
+            return f();
+        }
+        // SAFETY: a running vCPU's roots are validated tables that it holds (I-PT-2).
+        unsafe { crate::tlb::change_mode(cpu, self.root(Mode::Kernel), Mode::Kernel) };
+        f();
+        // SAFETY: as above; it is in user mode, so that there is a user root.
+        unsafe { crate::tlb::change_mode(cpu, self.root(mode), mode) };
+    }
+
     /// CPU that runs it.
     pub fn cpu(&self) -> Option<u32> {
         Some(self.on_cpu.load(Ordering::Acquire)).filter(|cpu| *cpu != NO_CPU)

@@ -3,15 +3,16 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::mmu::{CpuSet, SharedCpuSet};
-use hv_core::sched::{self, CpuQueue, Pick, Reasons, Unit, VcpuSched, worth_taking};
+use hv_core::sched::{self, CpuQueue, Pick, Reasons, Unit, VcpuSched, moves, seen, worth_taking};
 use hv_core::time::Slot;
 use hv_pv::regs::Regs;
 use hv_types::VcpuId;
 
-use crate::dev::time;
+use crate::dev::{time, tsc};
+use crate::machine::Machine;
 use crate::percpu::{Cpu, NEVER, OPEN, count_by, cpu_record, online, open, this_cpu, work};
-use crate::vcpu::Vcpu;
-use crate::{cpu, deliver, hub, ipi, life, parking, switch};
+use crate::vcpu::{Vcpu, current};
+use crate::{alone, cpu, deliver, hub, ipi, life, parking, switch};
 
 /// A vCPU's name in a CPU's queue.
 #[derive(Clone, Copy)]
@@ -39,15 +40,45 @@ pub fn allowed(vcpu: &Vcpu) -> CpuSet {
 /// CPUs that idle.
 static IDLE: SharedCpuSet = SharedCpuSet::new();
 
-/// An idle CPU on which the vCPU may run, rather one that it likes.
-fn idle_cpu_for(vcpu: &Vcpu) -> Option<&'static Cpu> {
-    let hard = allowed(vcpu);
-    let soft = hard.intersection(&vcpu.soft_affinity.lock());
-    idle_cpu_of(&soft).or_else(|| idle_cpu_of(&hard))
+/// Who does nothing and who does something, for a vCPU that has woken.
+struct Idlers {
+    idle: CpuSet,
+    busy: CpuSet,
+    /// Where the vCPU may run, and where it likes to.
+    hard: CpuSet,
+    soft: CpuSet,
 }
 
-fn idle_cpu_of(affinity: &CpuSet) -> Option<&'static Cpu> {
-    cpu_record(IDLE.first_of(affinity)? as usize)
+impl Idlers {
+    /// Nothing if no CPU idles.
+    fn look(vcpu: &Vcpu) -> Option<Idlers> {
+        let idle = IDLE.snapshot();
+        if idle.is_empty() {
+            return None;
+        }
+        let open = OPEN.snapshot();
+        let hard = sched::allowed(&vcpu.affinity.lock(), &open);
+        let soft = hard.intersection(&vcpu.soft_affinity.lock());
+        Some(Idlers { idle, busy: open.without(&idle), hard, soft })
+    }
+
+    /// An idle CPU on which the vCPU may run, rather one that it likes, and of these the best for one that ran at `home`.
+    fn cpu(&self, home: &Cpu) -> Option<&'static Cpu> {
+        let near = home.neighbours.cache();
+        let best_of = |may| sched::idle_cpu(&self.idle, &self.busy, may, &near, siblings);
+        cpu_record(best_of(&self.soft).or_else(|| best_of(&self.hard))? as usize)
+    }
+
+    /// A better CPU than `home`, which is idle but one thread of several.
+    fn core(&self, home: &Cpu) -> Option<&'static Cpu> {
+        let may = if self.soft.contains(home.id) { &self.soft } else { &self.hard };
+        let near = home.neighbours.cache();
+        cpu_record(sched::idle_core(home.id, &self.idle, &self.busy, may, &near, siblings)? as usize)
+    }
+}
+
+fn siblings(cpu: u32) -> CpuSet {
+    cpu_record(cpu as usize).map_or(CpuSet::EMPTY, |cpu| cpu.neighbours.core())
 }
 
 /// Asks this CPU to look for work before it returns to a guest.
@@ -62,21 +93,79 @@ pub fn leave(vcpu: &Vcpu) {
 }
 
 /// The CPU where the vCPU waits, runs or sleeps, which may be another one as soon as this returns; `None`: it is gone.
-pub fn home(vcpu: &Vcpu) -> Option<&'static Cpu> {
-    cpu_record(vcpu.sched.cpu()? as usize)
+pub fn home(vcpu: &'static Vcpu) -> Option<&'static Cpu> {
+    moves::home(&Machine, Runner(vcpu))
 }
 
 /// Works on the queue that the vCPU is in, wherever it has gone meanwhile; `None`: it is in none any more.
 pub fn at_home<R>(
     vcpu: &'static Vcpu,
-    mut f: impl FnMut(&'static Cpu, &mut CpuQueue<Runner>, Slot) -> R,
+    f: impl FnMut(&'static Cpu, &mut CpuQueue<Runner>, Slot) -> R,
 ) -> Option<R> {
-    loop {
-        let home = home(vcpu)?;
-        let done = with_queue(home, |queue| queue.slot_of(&Runner(vcpu)).map(|slot| f(home, queue, slot)));
-        if done.is_some() {
-            return done;
+    moves::at_home(&Machine, Runner(vcpu), f)
+}
+
+impl moves::Cpus for Machine {
+    type Unit = Runner;
+    type Cpu = &'static Cpu;
+
+    #[inline(always)]
+    fn cpu(&self, number: u32) -> Option<&'static Cpu> {
+        cpu_record(number as usize)
+    }
+
+    #[inline(always)]
+    fn number(&self, cpu: &'static Cpu) -> u32 {
+        cpu.id
+    }
+
+    #[inline(always)]
+    fn with_queue<R>(&self, cpu: &'static Cpu, f: impl FnOnce(&mut CpuQueue<Runner>) -> R) -> R {
+        with_queue(cpu, f)
+    }
+
+    fn with_both<R>(
+        &self,
+        one: &'static Cpu,
+        other: &'static Cpu,
+        f: impl FnOnce(&mut CpuQueue<Runner>, &mut CpuQueue<Runner>) -> R,
+    ) -> R {
+        with_both(one, other, f)
+    }
+
+    fn is_saved(&self, Runner(vcpu): Runner) -> bool {
+        vcpu.cpu().is_none()
+    }
+
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
+    fn allowed(&self, Runner(vcpu): Runner) -> CpuSet {
+        allowed(vcpu)
+    }
+
+    fn open_one_of(&self, allowed: &CpuSet) -> Option<&'static Cpu> {
+        alone::free_one_of(allowed).or_else(|| open().find(|cpu| allowed.contains(cpu.id)))
+    }
+
+    fn choose_again(&self, cpu: &'static Cpu) {
+        ipi::raise(cpu, work::SCHEDULE);
+    }
+
+    fn wake(&self, Runner(vcpu): Runner) {
+        wake(vcpu);
+    }
+
+    fn has_moved(&self, Runner(vcpu): Runner, allowed: &CpuSet) {
+        if vcpu.affinity.lock().intersection(allowed).is_empty() {
+            let dom = vcpu.domain.id.0;
+            log::warn!("d{dom}v{}: no CPU of its affinity is online; it runs on others", vcpu.id);
         }
+    }
+
+    fn now(&self) -> u64 {
+        time::now()
     }
 }
 
@@ -85,11 +174,24 @@ pub fn wake(vcpu: &'static Vcpu) {
     let woken = at_home(vcpu, |home, queue, slot| {
         queue.follow(FURTHEST.load(Ordering::Relaxed));
         let now = time::now();
-        (home, queue.wake(slot, now), queue.running().is_some(), queue.soon(slot, now))
+        let comes_first = queue.wake(slot, now);
+        (home, comes_first, queue.running().is_some(), queue.soon(slot, now), queue.is_spare(slot))
     });
-    let Some((home, comes_first, busy, soon)) = woken else { return };
-    match idle_cpu_for(vcpu) {
-        Some(idle) if busy && idle.id != home.id => {
+    let Some((home, comes_first, busy, soon, is_spare)) = woken else { return };
+    if alone::is_on() {
+        if is_spare {
+            alone::call_for(vcpu);
+        } else if comes_first {
+            ipi::raise(home, work::SCHEDULE);
+        }
+        return;
+    }
+    if !busy && home.neighbours.has_siblings() && move_to_idle_core(vcpu, home) {
+        return;
+    }
+    let idle = if busy { Idlers::look(vcpu).and_then(|idlers| idlers.cpu(home)) } else { None };
+    match idle {
+        Some(idle) if idle.id != home.id => {
             ipi::raise(idle, work::SCHEDULE);
             // It may come too early, while the vCPU is still being saved here, and go back to sleep.
             end_slice_by(home, None);
@@ -98,6 +200,20 @@ pub fn wake(vcpu: &'static Vcpu) {
         // The one that runs must have an end.
         _ => end_slice_by(home, soon),
     }
+}
+
+/// Moves a vCPU that has woken where nobody runs to an idle core, if there is one that is better; false if it stays.
+fn move_to_idle_core(vcpu: &'static Vcpu, home: &'static Cpu) -> bool {
+    let Some(core) = Idlers::look(vcpu).and_then(|idlers| idlers.core(home)) else { return false };
+    let moved = with_both(home, core, |theirs, its| {
+        let slot = theirs.slot_of(&Runner(vcpu)).filter(|_| Runner(vcpu).may_go_to(core.id))?;
+        its.follow(FURTHEST.load(Ordering::Relaxed));
+        theirs.give(slot, its, time::now())
+    });
+    if moved.is_some() {
+        ipi::raise(core, work::SCHEDULE);
+    }
+    moved.is_some()
 }
 
 /// Lets the slice of a CPU that others wait for end at `soon` at the latest, or at all.
@@ -113,64 +229,12 @@ fn end_slice_by(cpu: &Cpu, soon: Option<u64>) {
 
 /// The vCPU may not run any more: its CPU lets go of it.
 pub fn stop(vcpu: &'static Vcpu) {
-    if let Some((home, true)) = at_home(vcpu, |home, queue, slot| (home, queue.sleep(slot, time::now()))) {
-        ipi::raise(home, work::SCHEDULE);
-    }
+    moves::stop(&Machine, Runner(vcpu));
 }
 
-/// The vCPU may not be where its affinity lets it: then it moves, at once, or as soon as the CPU that runs it has saved it.
-/// Nobody waits for that; a vCPU may be moved by a call of its own.
+/// The vCPU may not be where its affinity lets it: then it moves, at once or soon.
 pub fn settle(vcpu: &'static Vcpu) {
-    // Under the lock of its queue, so that a thief who has seen the old affinity has come and gone.
-    while at_home(vcpu, |home, _, _| allowed(vcpu).contains(home.id)) == Some(false) {
-        vcpu.sched.hold(Reasons::MOVING);
-        stop(vcpu);
-        if !move_held(vcpu) {
-            return;
-        }
-    }
-}
-
-/// Moves a vCPU that is held for it, and lets it go. False: it stays, because there is nowhere to go, or a CPU runs it, and
-/// calls this when it has saved it. Several may do so at once.
-fn move_held(vcpu: &'static Vcpu) -> bool {
-    loop {
-        match at_home(vcpu, |_, queue, slot| queue.running() == Some(slot)) {
-            Some(false) => {}
-            // That it is held was said before this queue was last locked: its CPU sees it when it chooses.
-            Some(true) | None => return false,
-        }
-        // Its CPU is saving it and does nothing else before it has.
-        while vcpu.cpu().is_some() {
-            core::hint::spin_loop();
-        }
-        let Some(from) = home(vcpu) else { return false };
-        let allowed = allowed(vcpu);
-        let stays = allowed.contains(from.id);
-        let is_off =
-            |queue: &CpuQueue<Runner>, slot: &Slot| queue.running() != Some(*slot) && vcpu.cpu().is_none();
-        // In the queue's lock, so that whoever holds it once more, for another affinity, does so after this.
-        let let_go = || vcpu.sched.release(Reasons::MOVING);
-        let moved = match open().find(|to| allowed.contains(to.id)).filter(|_| !stays) {
-            Some(to) => with_both(from, to, |theirs, its| {
-                let slot = theirs.slot_of(&Runner(vcpu)).filter(|slot| is_off(theirs, slot))?;
-                Some((theirs.give(slot, its, time::now()).is_some(), let_go()))
-            }),
-            None => with_queue(from, |queue| {
-                queue.slot_of(&Runner(vcpu)).filter(|slot| is_off(queue, slot)).map(|_| (stays, let_go()))
-            }),
-        };
-        if let Some((moved, may_run)) = moved {
-            if moved && !stays && vcpu.affinity.lock().intersection(&allowed).is_empty() {
-                let dom = vcpu.domain.id.0;
-                log::warn!("d{dom}v{}: no CPU of its affinity is online; it runs on others", vcpu.id);
-            }
-            if may_run {
-                wake(vcpu);
-            }
-            return moved;
-        }
-    }
+    moves::settle(&Machine, Runner(vcpu));
 }
 
 /// A vCPU that lives on a CPU, one that does not run if there is such a one.
@@ -204,15 +268,10 @@ pub fn run(regs: &mut Regs) {
         if bits == 0 {
             return;
         }
-        if bits & work::PASS != 0 {
-            // Before choosing, which may take as long as this CPU idles.
-            life::pass(cpu);
-        }
-        if bits & work::NMI != 0 {
-            log::warn!("CPU {}: NMI at {:#x}", cpu.id, cpu.strange_nmi.load(Ordering::Relaxed));
-        }
-        if bits & work::TIMER != 0 {
-            hub::run_timers();
+        // Before choosing, which may take as long as this CPU idles.
+        serve(cpu, bits);
+        if bits & work::CLOCK != 0 {
+            hub::write_clock(current());
         }
         if bits & work::CHOOSE != 0 {
             choose(cpu, regs, bits & (work::SLICE | work::BALANCE) != 0);
@@ -220,6 +279,30 @@ pub fn run(regs: &mut Regs) {
         if bits & work::SLICE != 0 {
             nudge(cpu);
         }
+    }
+}
+
+/// Does of what was raised that which is the same whether a vCPU runs here or none.
+#[inline]
+fn serve(cpu: &Cpu, bits: u32) {
+    if bits & work::PASS != 0 {
+        life::pass(cpu);
+    }
+    if bits & work::TIMER != 0 {
+        hub::run_timers();
+    }
+    if bits & (work::NMI | work::MEET) != 0 {
+        serve_rarities(cpu, bits);
+    }
+}
+
+#[cold]
+fn serve_rarities(cpu: &Cpu, bits: u32) {
+    if bits & work::NMI != 0 {
+        log::warn!("CPU {}: NMI at {:#x}", cpu.id, cpu.strange_nmi.load(Ordering::Relaxed));
+    }
+    if bits & work::MEET != 0 {
+        tsc::attend();
     }
 }
 
@@ -235,9 +318,7 @@ fn choose(cpu: &'static Cpu, regs: &mut Regs, balance: bool) {
     }
     if let Some(before) = before {
         switch::save(regs, before);
-        if before.sched.reasons().contains(Reasons::MOVING) && move_held(before) {
-            settle(before);
-        }
+        moves::was_saved(&Machine, Runner(before));
     }
     let (next, rested) = match pick.run {
         Some(Runner(next)) => (next, false),
@@ -276,7 +357,12 @@ static FURTHEST: AtomicU64 = AtomicU64::new(0);
 pub fn with_queue<R>(cpu: &Cpu, f: impl FnOnce(&mut CpuQueue<Runner>) -> R) -> R {
     let mut queue = cpu.queue.lock();
     let result = f(&mut queue);
-    cpu.front.store(queue.front().unwrap_or(NEVER), Ordering::Release);
+    if alone::is_on() {
+        // Nobody is to be taken for being behind.
+        alone::note(cpu, &queue);
+    } else {
+        cpu.front.store(queue.front().unwrap_or(NEVER), Ordering::Release);
+    }
     result
 }
 
@@ -289,7 +375,7 @@ fn pick(cpu: &'static Cpu, balance: bool) -> Pick<Runner> {
         take_one(cpu, own, now);
     }
     let mut pick = with_queue(cpu, |queue| queue.pick(now));
-    if pick.run.is_none() && take_one(cpu, None, now) {
+    if pick.run.is_none() && take_any(cpu, now) {
         pick = with_queue(cpu, |queue| queue.pick(now));
     }
     let slice = pick.until.unwrap_or(NEVER);
@@ -299,23 +385,29 @@ fn pick(cpu: &'static Cpu, balance: bool) -> Pick<Runner> {
     pick
 }
 
-/// Takes the waiting vCPU that is furthest behind from its CPU, if it is further behind than `own`; or, with nothing of its own
-/// to run, any.
+/// Takes the waiting vCPU that is furthest behind, as [`seen`] from here, from its CPU, if it is further behind than `own`; or, with
+/// nothing of its own to run, any.
 fn take_one(cpu: &'static Cpu, own: Option<u64>, now: u64) -> bool {
-    let front = |other: &Cpu| other.front.load(Ordering::Acquire);
+    let front = |other: &Cpu| seen(other.front.load(Ordering::Acquire), cpu.neighbours.share_cache(other));
     let worth =
         |other: &&'static Cpu| other.id != cpu.id && front(other) != NEVER && worth_taking(own, front(other));
     if let Some(first) = online().filter(worth).min_by_key(|other| front(other))
-        && take_from(cpu, first, now)
+        && take_from(cpu, first, now).is_some()
     {
         return true;
     }
     // Who comes first elsewhere may not come here.
-    own.is_none() && online().filter(worth).any(|other| take_from(cpu, other, now))
+    own.is_none() && online().filter(worth).any(|other| take_from(cpu, other, now).is_some())
 }
 
-fn take_from(cpu: &'static Cpu, victim: &'static Cpu, now: u64) -> bool {
-    with_both(victim, cpu, |theirs, mine| theirs.give_one(mine, now)).is_some()
+/// Takes somebody who waits elsewhere, for a CPU that has nothing to do.
+fn take_any(cpu: &'static Cpu, now: u64) -> bool {
+    if alone::is_on() { alone::take_one(cpu, now) } else { take_one(cpu, None, now) }
+}
+
+/// Takes the vCPU that comes first of those that wait on a CPU and may come.
+pub fn take_from(cpu: &'static Cpu, victim: &'static Cpu, now: u64) -> Option<Runner> {
+    with_both(victim, cpu, |theirs, mine| theirs.give_one(mine, now))
 }
 
 /// Works on the queues of two CPUs, which are locked in the order of the CPUs' numbers.
@@ -373,12 +465,7 @@ fn idle(cpu: &'static Cpu) -> &'static Vcpu {
 fn wait_for_work(cpu: &Cpu) {
     loop {
         let bits = cpu.work.swap(0, Ordering::AcqRel);
-        if bits & work::PASS != 0 {
-            life::pass(cpu);
-        }
-        if bits & work::TIMER != 0 {
-            hub::run_timers();
-        }
+        serve(cpu, bits);
         if (bits | cpu.work.load(Ordering::Acquire)) & work::CHOOSE != 0 {
             return;
         }

@@ -180,9 +180,6 @@ impl Memory for Sim {
     fn zero(&self, mfn: Mfn) {
         (0..512).for_each(|index| self.store64(mfn, index, 0));
     }
-    fn copy(&self, to: Mfn, from: Mfn) {
-        (0..512).for_each(|index| self.store64(to, index, self.load64(from, index)));
-    }
 }
 
 impl Tlb for Sim {

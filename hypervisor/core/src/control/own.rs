@@ -141,6 +141,11 @@ pub fn decode<G: GuestSpace>(space: &G, envelope: &Envelope, asker: Asker) -> Re
             only(body.reserved, 0)?;
             Request::SetMaxMem(dom(body.domid)?, body.max_pages)
         }
+        OP_CLAIM => {
+            let body: Claim = envelope.body(space)?;
+            only(body.reserved, 0)?;
+            Request::Claim(dom(body.domid)?, body.pages)
+        }
         OP_MAX_VCPUS => {
             let body: MaxVcpus = envelope.body(space)?;
             Request::MaxVcpus(dom(body.domid)?, body.vcpus)

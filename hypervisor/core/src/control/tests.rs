@@ -54,6 +54,10 @@ impl ControlPorts for Fake {
         self.tell(format!("max_pages {dom:?} {pages}"));
         self.known(dom)
     }
+    fn claim(&self, dom: DomId, pages: u64) -> Result<(), Refusal> {
+        self.tell(format!("claim {dom:?} {pages}"));
+        self.known(dom)
+    }
     fn make_vcpus(&self, dom: DomId, _: u32) -> Result<(), Refusal> {
         self.known(dom)
     }

@@ -3,8 +3,9 @@
 //! Readers take no lock: a channel's state is one load. Writers hold the domain's event lock.
 
 use crate::fallible::boxed;
+use crate::sync::{AtomicU32, AtomicU64};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use guest_abi::Errno;
 use guest_abi::event_channel::{EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PRIORITY_DEFAULT};
 use hv_types::{DomId, Pirq, Port, VcpuId};
@@ -170,7 +171,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Table { groups: [const { Once::new() }; GROUPS], valid: AtomicU32::new(0) }
     }
 

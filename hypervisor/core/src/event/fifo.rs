@@ -8,15 +8,16 @@ use super::channel::{Channel, LastQueue};
 use super::{DomainEvents, Entry, FramePin, Wake};
 use crate::fallible::boxed;
 use crate::port::Memory;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, MutexGuard};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use guest_abi::Errno;
 use guest_abi::event_channel::{
     EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_BUSY, EVTCHN_FIFO_LINK_MASK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED,
     EVTCHN_FIFO_MAX_QUEUES, EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PENDING, EvtchnFifoControlBlock,
 };
 use hv_types::{Gfn, Mfn, PAGE_SIZE, Port, VcpuId};
-use spin::{MutexGuard, Once};
+use spin::Once;
 
 const PENDING: u32 = 1 << EVTCHN_FIFO_PENDING;
 const MASKED: u32 = 1 << EVTCHN_FIFO_MASKED;
@@ -61,7 +62,7 @@ impl Queues {
 }
 
 impl Fifo {
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Fifo { on: AtomicBool::new(false), frames: Once::new(), count: AtomicU32::new(0) }
     }
 

@@ -3,11 +3,11 @@
 use super::fifo::Queues;
 use super::{DomainEvents, FramePin, VIRQS, Wake};
 use crate::port::Memory;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex};
+use core::sync::atomic::Ordering;
 use guest_abi::Errno;
 use guest_abi::xen::{VcpuInfo, XEN_LEGACY_MAX_VCPUS, shared_offset, vcpu_offset};
 use hv_types::{DomId, Gfn, Mfn, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, VcpuId};
-use spin::Mutex;
 
 /// A vCPU's part of a domain's events.
 pub struct VcpuEvents {
@@ -34,7 +34,7 @@ impl VcpuEvents {
         VcpuEvents {
             info: AtomicU64::new(info),
             moved: Mutex::new(false),
-            virqs: [const { AtomicU32::new(0) }; VIRQS],
+            virqs: core::array::from_fn(|_| AtomicU32::new(0)),
             poll: AtomicU32::new(0),
             queues: Mutex::new(Queues::new()),
         }

@@ -23,8 +23,9 @@ mod token;
 mod typed;
 mod word;
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
+use crate::sync::{AtomicU32, AtomicU64};
 use hv_types::{DomId, Mfn};
 
 pub use token::{Claimed, Dead, GeneralRef, TypeRef};
@@ -42,6 +43,7 @@ pub struct Frame {
     stamp: AtomicU32,
 }
 
+#[cfg(not(feature = "loom"))]
 const _: () = assert!(size_of::<Frame>() == 16);
 
 /// Bits of `Frame::owner`.

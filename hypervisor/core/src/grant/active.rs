@@ -108,12 +108,16 @@ fn mark<P: Machine>(
 fn hold<P: Machine>(mmu: &Mmu<'_, P>, owner: &DomainMemory, mfn: Mfn, access: Access) -> Result<(), i16> {
     match access {
         Access::Read => mmu.hold_frame(owner, mfn).map(drop).map_err(|_| GNTST_BAD_PAGE),
-        Access::Write => {
-            mmu.hold_frame(owner, mfn).map_err(|_| GNTST_BAD_PAGE)?;
-            let typed = mmu.pin_writable(owner, mfn);
-            mmu.unhold_frame(mfn);
-            typed.map(drop).map_err(|_| GNTST_GENERAL_ERROR)
-        }
+        Access::Write => mmu.pin_writable(owner, mfn).map(drop).map_err(|_| {
+            // Not the owner's, or of another type.
+            match mmu.hold_frame(owner, mfn) {
+                Ok(_) => {
+                    mmu.unhold_frame(mfn);
+                    GNTST_GENERAL_ERROR
+                }
+                Err(_) => GNTST_BAD_PAGE,
+            }
+        }),
     }
 }
 

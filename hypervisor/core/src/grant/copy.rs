@@ -1,25 +1,24 @@
 //! Copying between frames that are granted or the caller's own, and exchanging entries.
 
 use super::active::Access;
-use super::{Call, GrantPorts};
+use super::{Call, GrantPorts, GrantTable};
 use crate::mmu::DomainMemory;
-use crate::port::{GuestSpace, Memory};
+use crate::port::GuestSpace;
 use guest_abi::grant_table::*;
 use hv_types::{DomId, Mfn, PAGE_SIZE};
 
 /// A side of a copy for as long as it lasts.
-struct Side {
+struct Side<'a> {
     mfn: Mfn,
-    /// The grant that was used, and whose; nothing: the caller's own frame.
-    grant: Option<(u32, DomId)>,
+    /// The grant that was used, and of which table; nothing: the caller's own frame.
+    grant: Option<(u32, &'a GrantTable)>,
     access: Access,
 }
 
-impl<P: GrantPorts, G: GuestSpace> Call<'_, '_, P, G> {
-    /// `GNTTABOP_copy`, one of a list.
-    pub(super) fn copy(&self, mut op: GnttabCopy) -> GnttabCopy {
-        op.status = self.try_copy(&op).err().unwrap_or(GNTST_OKAY);
-        op
+impl<'a, P: GrantPorts, G: GuestSpace> Call<'a, '_, P, G> {
+    /// `GNTTABOP_copy`, one of a list; its status.
+    pub(super) fn copy(&self, op: &GnttabCopy) -> i16 {
+        self.try_copy(op).err().unwrap_or(GNTST_OKAY)
     }
 
     fn try_copy(&self, op: &GnttabCopy) -> Result<(), i16> {
@@ -42,14 +41,15 @@ impl<P: GrantPorts, G: GuestSpace> Call<'_, '_, P, G> {
                 return Err(status);
             }
         };
-        let from = (source.mfn, usize::from(op.source.offset));
-        copy_bytes(self.mmu.port, (dest.mfn, usize::from(op.dest.offset)), from, usize::from(op.len));
+        let place = |side: &Side, offset: u16| (side.mfn, usize::from(offset));
+        let (to, from) = (place(&dest, op.dest.offset), place(&source, op.source.offset));
+        self.mmu.port.copy(to, from, usize::from(op.len));
         self.end_side(dest);
         self.end_side(source);
         Ok(())
     }
 
-    fn begin_side(&self, side: &GnttabCopyPtr, granted: bool, access: Access) -> Result<Side, i16> {
+    fn begin_side(&self, side: &GnttabCopyPtr, granted: bool, access: Access) -> Result<Side<'a>, i16> {
         let own = self.caller.domain;
         if !granted {
             let mfn = Mfn(side.u);
@@ -63,11 +63,11 @@ impl<P: GrantPorts, G: GuestSpace> Call<'_, '_, P, G> {
         let table = self.mmu.port.grants(owner.id).ok_or(GNTST_BAD_DOMAIN)?;
         let grant = side.u as u32;
         let mfn = table.begin_use(self.mmu, owner, grant, own.id, access)?;
-        Ok(Side { mfn, grant: Some((grant, owner.id)), access })
+        Ok(Side { mfn, grant: Some((grant, table)), access })
     }
 
     fn end_side(&self, side: Side) {
-        match side.grant.and_then(|(grant, dom)| Some((grant, self.mmu.port.grants(dom)?))) {
+        match side.grant {
             Some((grant, table)) => table.end_use(self.mmu, grant, side.access),
             None => super::active::unhold(self.mmu, side.mfn, side.access),
         }
@@ -80,25 +80,9 @@ impl<P: GrantPorts, G: GuestSpace> Call<'_, '_, P, G> {
         self.mmu.port.domain(DomId(dom)).ok_or(GNTST_BAD_DOMAIN)
     }
 
-    /// `GNTTABOP_swap_grant_ref`, one of a list.
-    pub(super) fn swap(&self, mut op: GnttabSwapGrantRef) -> GnttabSwapGrantRef {
+    /// `GNTTABOP_swap_grant_ref`, one of a list; its status.
+    pub(super) fn swap(&self, op: &GnttabSwapGrantRef) -> i16 {
         let swapped = self.own_table().and_then(|table| table.swap_entries(self.mmu, op.ref_a, op.ref_b));
-        op.status = swapped.err().unwrap_or(GNTST_OKAY);
-        op
-    }
-}
-
-/// Copies within two pages. Both may be changing: each byte is read once.
-fn copy_bytes<M: Memory>(mem: &M, (to, to_at): (Mfn, usize), (from, from_at): (Mfn, usize), len: usize) {
-    let mut done = 0;
-    while done < len {
-        let (source, dest, left) = (from_at + done, to_at + done, len - done);
-        if source % 8 == 0 && dest % 8 == 0 && left >= 8 {
-            mem.store64(to, dest / 8, mem.load64(from, source / 8));
-            done += 8;
-        } else {
-            mem.store8(to, dest, mem.load8(from, source));
-            done += 1;
-        }
+        swapped.err().unwrap_or(GNTST_OKAY)
     }
 }

@@ -78,6 +78,8 @@ fn a_table_grows_to_its_limit_and_comes_back() {
     assert_eq!(rig.machine.doms[1].pages(), 0, "it is no page of the domain");
     rig.machine.grants[1].release(&mmu);
     assert_eq!(rig.machine.heap.free_frames(), free);
+    assert_eq!(rig.setup(0, 1, 1), GNTST_GENERAL_ERROR, "nor does one of a domain that goes come back");
+    assert_eq!(rig.machine.heap.free_frames(), free);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::reservation::{MAX_EXTENT_ORDER, Wish, node_will_do};
 use super::{Call, MemoryPorts};
 use crate::call::{CallError, Continuation};
 use crate::frame::GeneralRef;
-use crate::heap::Block;
+use crate::heap::{Block, Claim};
 use crate::mmu::DomainMemory;
 use crate::port::GuestSpace;
 use crate::wire;
@@ -131,7 +131,8 @@ impl<P: MemoryPorts, G: GuestSpace> Call<'_, '_, P, G> {
         let mut blocks = Vec::new();
         blocks.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
         for _ in 0..count {
-            match self.allocate(wish) {
+            // As many come back: what is promised stays so.
+            match self.allocate(wish, &Claim::new()) {
                 Ok(block) => blocks.push(block),
                 Err(errno) => {
                     self.free_all(blocks);

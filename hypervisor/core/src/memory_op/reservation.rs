@@ -2,7 +2,7 @@
 
 use super::{Call, MAX_EXTENTS, MemoryPorts, again};
 use crate::call::CallError;
-use crate::heap::Block;
+use crate::heap::{Block, Claim};
 use crate::mmu::DomainMemory;
 use crate::port::GuestSpace;
 use crate::wire;
@@ -125,21 +125,22 @@ impl<P: MemoryPorts, G: GuestSpace> Call<'_, '_, P, G> {
         (extents.count, None)
     }
 
-    /// Zeroed memory that nobody has.
-    pub(super) fn allocate(&self, wish: Wish) -> Result<Block, Errno> {
-        let fresh = self.mmu.heap.alloc(self.mmu.frames, wish.order, wish.bits).ok_or(Errno::ENOMEM)?;
+    /// Zeroed memory that nobody has, and nobody else was promised.
+    pub(super) fn allocate(&self, wish: Wish, claim: &Claim) -> Result<Block, Errno> {
+        let fresh = self.mmu.heap.alloc_for(self.mmu.frames, wish.order, wish.bits, claim);
+        let fresh = fresh.ok_or(Errno::ENOMEM)?;
         Ok(fresh.make_safe(self.mmu.port, true))
     }
 
     pub(super) fn increase(&self, extent: Extent, domain: &DomainMemory) -> Result<(), Errno> {
-        let block = self.allocate(extent.wish)?;
+        let block = self.allocate(extent.wish, &domain.claim)?;
         let mfn = self.mmu.assign(domain, block, |_| None)?;
         self.answer(extent, mfn)
     }
 
     pub(super) fn populate(&self, extent: Extent, domain: &DomainMemory) -> Result<(), Errno> {
         let gfn = self.frame_number(extent)?;
-        let block = self.allocate(extent.wish)?;
+        let block = self.allocate(extent.wish, &domain.claim)?;
         let mfn = self.mmu.assign(domain, block, |n| gfn.checked_add(n).map(Gfn))?;
         self.answer(extent, mfn)
     }

@@ -346,6 +346,87 @@ fn a_domain_sees_the_map_that_its_builder_set() {
     assert_eq!(wire::read::<E820Entry>(&rig.guest, OUT), Ok(entry(0, 99, E820_RAM)));
 }
 
+fn claim(domid: u16, nr_extents: u64) -> XenMemoryReservation {
+    XenMemoryReservation { nr_extents, domid, ..Default::default() }
+}
+
+#[test]
+fn what_one_domain_claims_no_other_gets() {
+    let rig = Rig::new();
+    let free = rig.machine.heap.free_frames();
+    rig.machine.doms[1].max_pages.store(u64::MAX, SeqCst);
+    rig.populate(1, 3);
+    for (dom, op, answer) in [
+        (1, claim(1, 5), Errno::EPERM),
+        (0, claim(9, 5), Errno::EINVAL),
+        (0, claim(DomId::SELF.0, 5), Errno::EINVAL),
+        (0, claim(1, 3), Errno::EINVAL),
+        (0, claim(1, free + 1), Errno::ENOMEM),
+        (0, XenMemoryReservation { mem_flags: 1, ..claim(1, 5) }, Errno::EINVAL),
+    ] {
+        assert_eq!(rig.call(dom, XENMEM_CLAIM_PAGES, op), refused(answer), "{op:?}");
+    }
+    assert_eq!(rig.call(0, XENMEM_CLAIM_PAGES, claim(1, free)), Ok(0));
+    assert_eq!(rig.call(0, XENMEM_CLAIM_PAGES, claim(1, free)), refused(Errno::EINVAL), "it has one");
+    rig.list(LIST, &[0]);
+    assert_eq!(rig.call(0, XENMEM_POPULATE_PHYSMAP, extents(1, 0)), Ok(0), "nothing is left");
+    rig.populate(1, 4);
+    assert_eq!(rig.machine.doms[1].claim.outstanding(), free - 7);
+    // What cannot be given goes back to what was promised.
+    rig.machine.doms[1].max_pages.store(8, SeqCst);
+    rig.list(LIST, &[0]);
+    assert_eq!(rig.call(1, XENMEM_POPULATE_PHYSMAP, extents(1, 1)), Ok(0));
+    assert_eq!(rig.machine.doms[1].claim.outstanding(), free - 7);
+    assert_eq!(rig.call(0, XENMEM_CLAIM_PAGES, claim(1, 0)), Ok(0));
+    assert_eq!(rig.machine.doms[1].claim.outstanding(), 0);
+    rig.populate(0, 1);
+    rig.machine.heap.close(&rig.machine.doms[1].claim);
+    rig.machine.doms[1].max_pages.store(100, SeqCst);
+    assert_eq!(rig.call(0, XENMEM_CLAIM_PAGES, claim(1, 20)), refused(Errno::ENOMEM), "it goes");
+    assert_eq!(rig.call(0, XENMEM_CLAIM_PAGES, claim(1, 0)), Ok(0));
+}
+
+#[test]
+fn a_grant_table_is_a_resource_of_its_domain() {
+    let rig = Rig::new();
+    let table = XenMemAcquireResource { domid: 1, kind: XENMEM_RESOURCE_GRANT_TABLE, ..Default::default() };
+    assert_eq!(rig.call(0, XENMEM_ACQUIRE_RESOURCE, table), Ok(0));
+    assert_eq!(
+        wire::read::<XenMemAcquireResource>(&rig.guest, ARG).unwrap().nr_frames,
+        4,
+        "the most it may have"
+    );
+    let list = XenMemAcquireResource { frame: 1, nr_frames: 2, frame_list: LIST.0, ..table };
+    for (dom, op, answer) in [
+        (1, XenMemAcquireResource { domid: 0, ..list }, Errno::EPERM),
+        (0, XenMemAcquireResource { domid: 0, ..list }, Errno::EPERM),
+        (0, XenMemAcquireResource { domid: 9, ..list }, Errno::ESRCH),
+        (0, XenMemAcquireResource { kind: 2, ..list }, Errno::EINVAL),
+        (0, XenMemAcquireResource { id: XENMEM_RESOURCE_GRANT_TABLE_ID_STATUS, ..list }, Errno::EINVAL),
+        (0, XenMemAcquireResource { pad: 1, ..list }, Errno::EINVAL),
+        (0, XenMemAcquireResource { frame: 3, ..list }, Errno::EINVAL),
+        (0, XenMemAcquireResource { frame: u64::MAX, ..list }, Errno::EINVAL),
+        (0, XenMemAcquireResource { frame_list: 0, ..list }, Errno::EINVAL),
+        (0, XenMemAcquireResource { nr_frames: 0, ..list }, Errno::EINVAL),
+        (0, XenMemAcquireResource { frame_list: 8, ..list }, Errno::EFAULT),
+    ] {
+        assert_eq!(rig.call(dom, XENMEM_ACQUIRE_RESOURCE, op), refused(answer), "{op:?}");
+    }
+    assert_eq!(rig.call(0, XENMEM_ACQUIRE_RESOURCE, list), Ok(0));
+    let frames = [1, 2].map(|n| rig.machine.grants[1].frame(n).unwrap().0);
+    assert_eq!(rig.read_list(LIST, 2), frames);
+    // One at a time when the CPU is wanted; what is done is not done again.
+    rig.machine.patience.store(1, SeqCst);
+    let all = XenMemAcquireResource { frame: 0, nr_frames: 3, ..list };
+    let Err(CallError::Retry(rest)) = rig.call(0, XENMEM_ACQUIRE_RESOURCE, all) else {
+        panic!("not interrupted")
+    };
+    assert_eq!(rest.args[..2], [u64::from(XENMEM_ACQUIRE_RESOURCE) | 2 << EXTENT_SHIFT, ARG.0]);
+    rig.list(LIST, &[7, 7, 7]);
+    assert_eq!(rig.raw(0, rest.args[0], ARG), Ok(0));
+    assert_eq!(rig.read_list(LIST, 3), [7, 7, frames[1]]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// Frames never appear or vanish: free ones and both domains' pages add up, and each domain has what the answers

@@ -34,7 +34,7 @@ impl<P: Machine> Mmu<'_, P> {
             None
         };
         if let Some(errno) = refused {
-            self.heap.free(self.frames, block, self.port.clock());
+            self.heap.free_for(self.frames, block, &domain.claim, self.port.clock());
             return Err(errno);
         }
         let first = block.mfn();
@@ -47,6 +47,23 @@ impl<P: Machine> Mmu<'_, P> {
             }
         }
         Ok(first)
+    }
+
+    /// Promises a domain that it can have `total` pages, those that it has included; 0 takes the promise back.
+    ///
+    /// `EINVAL`: it has so many, may not have so many, or has a promise already. `ENOMEM`: there are not so many.
+    pub fn claim(&self, domain: &DomainMemory, total: u64) -> Result<(), Errno> {
+        let has = domain.pages();
+        if total != 0 {
+            let sensible =
+                (has.saturating_add(1)..=domain.max_pages.load(Ordering::Relaxed)).contains(&total);
+            if !sensible || domain.claim.outstanding() != 0 {
+                return Err(Errno::EINVAL);
+            }
+        }
+        let done = self.heap.stake(&domain.claim, total.saturating_sub(has));
+        // Of one that dies nothing is left to take back.
+        if done || total == 0 { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
     /// Gives `pages` frames from `first` on to a domain with what is in them: RAM that was never in the heap, such as

@@ -10,6 +10,7 @@ use spin::Mutex;
 
 use super::port::SharedCpuSet;
 use super::regions::Regions;
+use crate::heap::Claim;
 
 /// Ranges a [`RangeSet`] can hold.
 const RANGES: usize = 64;
@@ -99,6 +100,8 @@ pub struct DomainMemory {
     pages: AtomicU64,
     /// Pages it may have.
     pub max_pages: AtomicU64,
+    /// Pages that are promised to it.
+    pub claim: Claim,
     /// vCPUs it may have, for masks that guests give.
     pub max_vcpus: AtomicU32,
     /// I/O frames it may map.
@@ -120,6 +123,7 @@ impl DomainMemory {
             dying: AtomicBool::new(false),
             pages: AtomicU64::new(0),
             max_pages: AtomicU64::new(0),
+            claim: Claim::new(),
             max_vcpus: AtomicU32::new(1),
             io: Mutex::new(RangeSet::new()),
             cache_attributes: AtomicBool::new(false),

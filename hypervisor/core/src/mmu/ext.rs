@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use guest_abi::Errno;
 use guest_abi::xen::*;
-use hv_types::{DomId, GuestVa, Mfn};
+use hv_types::{DomId, GuestVa, Mfn, PAGE_SIZE};
 
 use super::port::Machine;
 use super::table::Stop;
@@ -206,7 +206,7 @@ impl<P: Machine> Mmu<'_, P> {
     fn copy_page(&self, owner: &PageOwner<'_>, to: Mfn, from: Mfn) -> Result<(), Errno> {
         let source = self.frames.get_general(from, owner.id).map_err(|_| Errno::EINVAL)?;
         let result = self.borrow_writable(owner, to).map(|writable| {
-            self.port.copy(to, from);
+            self.port.copy((to, 0), (from, 0), PAGE_SIZE as usize);
             self.drop_writable(writable);
         });
         self.drop_general(source);

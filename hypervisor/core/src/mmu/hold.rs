@@ -12,6 +12,9 @@ impl<P: Machine> Mmu<'_, P> {
     /// Takes a general and a writable-type reference on a frame of the domain, to be given back by
     /// [`Mmu::unpin_writable`]. `EINVAL`: not the domain's memory, or it has another type.
     pub fn pin_writable(&self, domain: &DomainMemory, mfn: Mfn) -> Result<Mfn, Errno> {
+        if let Ok(held) = self.frames.get_writable_fast(mfn, domain.id) {
+            return Ok(held.sleep());
+        }
         let general = self.frames.get_general(mfn, domain.id).map_err(|_| Errno::EINVAL)?;
         let held = self.make_writable(general).map_err(|_| Errno::EINVAL)?;
         Ok(held.sleep())

@@ -62,7 +62,7 @@ use crate::heap::Heap;
 pub use domain::{DomainMemory, GDT_ENTRIES, RangeSet, VcpuMmu};
 pub use entry::EmulatedWrite;
 pub use hold::Place;
-pub use port::{CpuSet, Machine, SharedCpuSet};
+pub use port::{CpuSet, MAX_CPUS, Machine, SharedCpuSet};
 pub use pte::{Class, Pte};
 pub use table::Preempted;
 

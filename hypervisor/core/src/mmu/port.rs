@@ -59,6 +59,31 @@ impl CpuSet {
         self
     }
 
+    /// The CPUs of this set that are not in the other.
+    pub fn without(mut self, other: &CpuSet) -> CpuSet {
+        for (word, gone) in self.0.iter_mut().zip(other.0) {
+            *word &= !gone;
+        }
+        self
+    }
+
+    /// The lowest CPU.
+    pub fn first(&self) -> Option<u32> {
+        self.iter().next()
+    }
+
+    /// The CPUs, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + use<> {
+        (0..).zip(self.0).flat_map(|(n, word)| {
+            let mut left = word;
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                left &= left.wrapping_sub(1);
+                (bit < 64).then(|| n * 64 + bit)
+            })
+        })
+    }
+
     /// The words, lowest CPUs first.
     pub const fn words(&self) -> &[u64; MAX_CPUS / 64] {
         &self.0
@@ -182,5 +207,17 @@ mod tests {
         let mut some = set.snapshot();
         some.remove(70);
         assert_eq!((set.first_of(&some), set.first_of(&CpuSet::EMPTY)), (Some(200), None));
+    }
+
+    #[test]
+    fn a_set_names_its_cpus_in_order() {
+        let mut set = CpuSet::EMPTY;
+        let cpus = [0, 1, 63, 64, 130, 255];
+        cpus.into_iter().for_each(|cpu| set.insert(cpu));
+        assert!(set.iter().eq(cpus) && set.first() == Some(0));
+        assert!(CpuSet::EMPTY.first().is_none() && CpuSet::ALL.iter().eq(0..256));
+        let mut some = CpuSet::EMPTY;
+        [0, 64, 65].into_iter().for_each(|cpu| some.insert(cpu));
+        assert!(set.without(&some).iter().eq([1, 63, 130, 255]));
     }
 }

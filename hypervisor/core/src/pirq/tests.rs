@@ -80,9 +80,6 @@ impl Memory for Words {
     fn zero(&self, mfn: Mfn) {
         (0..512).for_each(|i| self.store64(mfn, i, 0));
     }
-    fn copy(&self, to: Mfn, from: Mfn) {
-        (0..512).for_each(|i| self.store64(to, i, self.load64(from, i)));
-    }
 }
 
 #[test]

@@ -30,6 +30,9 @@ const SLICE: u64 = 10 * MILLISECOND;
 const SLEEPER_BONUS: u64 = 5 * MILLISECOND;
 /// How far behind the running vCPU one that wakes must be to take its place.
 const PREEMPT_LEAD: u64 = MILLISECOND / 2;
+/// A vCPU that was given the CPU keeps it so long, whoever wakes. Two that wake each other for each piece of their work, as a guest and
+/// the domain of its devices do, would otherwise do one piece at a time, and a switch for each.
+pub(super) const LEAST_TURN: u64 = MILLISECOND / 2;
 /// How far from the others a vCPU may arrive from another CPU.
 const MOST_APART: u64 = 100 * MILLISECOND;
 /// How many waiting vCPUs a thief looks at.
@@ -102,15 +105,18 @@ pub struct Pick<V> {
 /// The vCPUs that live on one CPU; behind that CPU's queue lock.
 pub struct CpuQueue<V> {
     cpu: u32,
-    ready: Heap<V>,
+    pub(super) ready: Heap<V>,
     shares: Vec<Share>,
-    running: Option<(Slot, u64)>,
+    pub(super) running: Option<(Slot, u64)>,
     /// vCPUs whose budget is spent.
     parked: Vec<Slot>,
     /// No vCPU that wants to run is further back, but for the bonus.
     floor: u64,
     /// vCPUs may come here.
-    open: bool,
+    pub(super) open: bool,
+    /// The CPU is one vCPU's, and whose. That one is never ready: who is waits for a CPU.
+    pub(super) alone: bool,
+    pub(super) holder: Option<Slot>,
 }
 
 impl<V: Unit> CpuQueue<V> {
@@ -124,6 +130,8 @@ impl<V: Unit> CpuQueue<V> {
             parked: Vec::new(),
             floor: 0,
             open: true,
+            alone: false,
+            holder: None,
         }
     }
 
@@ -167,6 +175,7 @@ impl<V: Unit> CpuQueue<V> {
             unit.sched().leave_home();
         }
         self.unpark(slot);
+        self.let_go(slot);
         self.ready.remove(slot);
         true
     }
@@ -185,6 +194,8 @@ impl<V: Unit> CpuQueue<V> {
         }
         let unit = self.ready.owner(slot)?;
         let share = *self.shares.get(slot.index())?;
+        // Who waited is owed what it is behind.
+        let most_behind = if self.ready.key(slot).is_some() { MOST_APART } else { SLEEPER_BONUS };
         let theirs = to.ready.add(unit).ok()?;
         let time = share.time.clamp(to.floor.saturating_sub(MOST_APART), to.floor + MOST_APART);
         if to.put_share(theirs, Share { time, parked: false, ..share }).is_err() {
@@ -192,9 +203,10 @@ impl<V: Unit> CpuQueue<V> {
             return None;
         }
         self.unpark(slot);
+        self.let_go(slot);
         self.ready.remove(slot);
         unit.sched().set_home(to.cpu, theirs.index() as u32);
-        to.wake(theirs, now);
+        to.enter(theirs, most_behind, now);
         Some(unit)
     }
 
@@ -206,11 +218,21 @@ impl<V: Unit> CpuQueue<V> {
         self.ready.front(LOOKED_AT).filter(fits).min_by_key(|slot| (!likes(slot), self.ready.key(*slot)))
     }
 
-    /// How long the running vCPU may go on when another has woken that does not come first yet: until it would, if that is
-    /// soon. Nothing: to the end of its slice.
+    /// True if a vCPU with the virtual time `time` is so far behind the running one that it takes its place.
+    fn comes_first(&self, time: u64, now: u64) -> bool {
+        let Some((running, since)) = self.running else { return true };
+        time.saturating_add(PREEMPT_LEAD) < self.time_at(running, since, now)
+    }
+
+    /// How long the running vCPU may go on when another has woken that does not take its place at once: until it would, if
+    /// that is soon. Nothing: to the end of its slice.
     pub fn soon(&self, woken: Slot, now: u64) -> Option<u64> {
         let (running, since) = self.running?;
-        let behind = self.ready.key(woken)?.saturating_sub(self.time_at(running, since, now));
+        let time = self.ready.key(woken)?;
+        if self.comes_first(time, now) {
+            return Some(since.saturating_add(LEAST_TURN));
+        }
+        let behind = time.saturating_sub(self.time_at(running, since, now));
         (behind < SOON).then(|| now.saturating_add(SOON))
     }
 
@@ -242,7 +264,7 @@ impl<V: Unit> CpuQueue<V> {
 
     /// Sets how much of a CPU a vCPU may use, in per cent; 0: all of it.
     pub fn set_cap(&mut self, slot: Slot, percent: u32, now: u64) {
-        let Some(share) = self.shares.get_mut(slot.index()) else { return };
+        let Some(share) = self.shares.get_mut(slot.index()).filter(|_| !self.alone) else { return };
         share.cap = if percent >= 100 { 0 } else { PERIOD / 100 * u64::from(percent) };
         (share.left, share.renewed) = (share.cap, now - now % PERIOD + PERIOD);
     }
@@ -331,6 +353,11 @@ impl<V: Unit> CpuQueue<V> {
     /// A vCPU that may run again wants to. True: this CPU should choose again, because the vCPU comes before the
     /// running one. Harmless if it is queued or running already, or may not run after all.
     pub fn wake(&mut self, slot: Slot, now: u64) -> bool {
+        self.enter(slot, SLEEPER_BONUS, now)
+    }
+
+    /// As [`CpuQueue::wake`]; the vCPU is at most `most_behind` behind the others.
+    fn enter(&mut self, slot: Slot, most_behind: u64, now: u64) -> bool {
         let Some(unit) = self.ready.owner(slot) else { return false };
         let running = self.running;
         let is_parked = self.shares.get(slot.index()).is_some_and(|share| share.parked);
@@ -341,14 +368,17 @@ impl<V: Unit> CpuQueue<V> {
         if !unit.sched().may_run() {
             return false;
         }
+        if self.alone {
+            return self.wake_alone(slot, now);
+        }
         let Some(share) = self.shares.get_mut(slot.index()) else { return false };
-        share.time = share.time.max(self.floor.saturating_sub(SLEEPER_BONUS));
+        share.time = share.time.max(self.floor.saturating_sub(most_behind));
         let time = share.time;
         self.ready.set(slot, time);
         unit.sched().enter(Runstate::Runnable, now);
         match running {
             None => true,
-            Some((current, since)) => time + PREEMPT_LEAD < self.time_at(current, since, now),
+            Some((_, since)) => self.comes_first(time, now) && now >= since.saturating_add(LEAST_TURN),
         }
     }
 
@@ -368,7 +398,7 @@ impl<V: Unit> CpuQueue<V> {
 
     /// The running vCPU lets the next one go first (`SCHEDOP_yield`); then choose.
     pub fn give_way(&mut self, now: u64) {
-        let Some((current, since)) = self.running else { return };
+        let Some((current, since)) = self.running.filter(|_| !self.alone) else { return };
         self.charge(current, since, now);
         self.running = Some((current, now));
         if let (Some((next, _)), Some(share)) = (self.ready.first(), self.shares.get_mut(current.index())) {
@@ -378,6 +408,9 @@ impl<V: Unit> CpuQueue<V> {
 
     /// Chooses who runs from `now` on.
     pub fn pick(&mut self, now: u64) -> Pick<V> {
+        if self.alone {
+            return self.pick_alone(now);
+        }
         let previous = self.running.take();
         if let Some((slot, since)) = previous {
             self.charge(slot, since, now);

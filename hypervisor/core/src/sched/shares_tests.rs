@@ -33,6 +33,10 @@ struct Cpus<'a> {
     longest_wait: u64,
     last_ran: Vec<u64>,
     nudged: usize,
+    /// So many CPUs share a cache.
+    shared_by: usize,
+    /// How often somebody was taken from a CPU that shares the cache, and from another.
+    taken: (u32, u32),
 }
 
 impl<'a> Cpus<'a> {
@@ -50,7 +54,13 @@ impl<'a> Cpus<'a> {
             longest_wait: 0,
             last_ran: vec![0; scheds.len()],
             nudged: 0,
+            shared_by: cpus,
+            taken: (0, 0),
         }
+    }
+
+    fn are_near(&self, one: usize, other: usize) -> bool {
+        one / self.shared_by == other / self.shared_by
     }
 
     fn choose(&mut self, cpu: usize, now: u64) {
@@ -60,10 +70,13 @@ impl<'a> Cpus<'a> {
         }
         let own = self.queues[cpu].next_time(now);
         let others = (0..self.queues.len()).filter(|other| *other != cpu);
-        let behind = others.filter_map(|other| self.queues[other].front().map(|front| (front, other))).min();
-        if let Some((front, other)) = behind
-            && worth_taking(own, front)
+        let seen = |other: usize| Some(seen(self.queues[other].front()?, self.are_near(cpu, other)));
+        let behind = others.filter_map(|other| seen(other).map(|time| (time, other))).min();
+        if let Some((time, other)) = behind
+            && worth_taking(own, time)
         {
+            let near = self.are_near(cpu, other);
+            *(if near { &mut self.taken.0 } else { &mut self.taken.1 }) += 1;
             let mut mine = std::mem::replace(&mut self.queues[cpu], CpuQueue::new(99));
             self.queues[other].give_one(&mut mine, now);
             self.queues[cpu] = mine;
@@ -132,19 +145,67 @@ fn three_weights_are_kept_to_one_per_cent() {
     }
 }
 
+/// Two caches of two CPUs, three vCPUs at each: shares hold without anybody leaving his cache.
+#[test]
+fn who_need_not_leaves_no_cache() {
+    let (scheds, weights, caps) = (busy(6), [256; 6], [0; 6]);
+    let mut cpus = Cpus::new(4, &scheds, &weights, &caps);
+    cpus.shared_by = 2;
+    // From 0 and 1, two and one, and the same at the other cache.
+    let mut far = std::mem::replace(&mut cpus.queues[2], CpuQueue::new(99));
+    cpus.queues[1].give_one(&mut far, 0);
+    cpus.queues[2] = far;
+    cpus.run(10 * SECOND);
+    let (near, far) = cpus.taken;
+    assert!(near > 100 && far == 0, "{near} {far}");
+    for (who, due) in due(4, &weights, &caps, 10 * SECOND).into_iter().enumerate() {
+        assert!(cpus.ran[who].abs_diff(due) < due / 50, "{who}: {} of {due}", cpus.ran[who]);
+    }
+}
+
+/// A vCPU that waits keeps what it is owed when another CPU takes it; one that sleeps has saved nothing up.
+#[test]
+fn who_is_taken_is_owed_no_less() {
+    let scheds = busy(3);
+    let name = |who: usize| Name(who, &scheds[who]);
+    let (mut here, mut there) = (CpuQueue::new(0), CpuQueue::new(1));
+    here.add(name(0), 256, 0).unwrap();
+    let sleeper = here.add(name(1), 256, 0).unwrap();
+    there.add(name(2), 256, 0).unwrap();
+    let now = 50 * MILLISECOND;
+    there.pick(0);
+    there.pick(now);
+    assert_eq!((there.floor(), here.front()), (now, Some(0)));
+
+    scheds[1].hold(Reasons::BLOCKED);
+    here.sleep(sleeper, now);
+    assert_eq!(here.give_one(&mut there, now).map(|unit| unit.0), Some(0));
+    assert_eq!(there.front(), Some(0), "it waited");
+    // It wakes on its way.
+    scheds[1].release(Reasons::BLOCKED);
+    here.give(sleeper, &mut there, now).unwrap();
+    there.pick(now);
+    assert_eq!(there.front(), Some(now - 5 * MILLISECOND), "it slept");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
-    /// Whatever the weights and the CPUs: after ten seconds everybody has what is due, to two per cent and a few slices,
+    /// Whatever the weights and the CPUs: after ten seconds everybody has what is due, to one per cent and a few slices,
     /// and nobody waited much longer than his share explains.
     #[test]
-    fn shares_hold_across_cpus(cpus in 1usize..5, weights in prop::collection::vec(64u16..1024, 1..9)) {
+    fn shares_hold_across_cpus(
+        cpus in 1usize..5,
+        shared_by in 1usize..5,
+        weights in prop::collection::vec(64u16..1024, 1..9),
+    ) {
         let (scheds, caps) = (busy(weights.len()), vec![0; weights.len()]);
         let mut machine = Cpus::new(cpus, &scheds, &weights, &caps);
+        machine.shared_by = shared_by;
         machine.run(10 * SECOND);
         for (who, due) in due(cpus, &weights, &caps, 10 * SECOND).into_iter().enumerate() {
             let ran = machine.ran[who];
-            prop_assert!(ran.abs_diff(due) <= due / 50 + 60 * MILLISECOND, "{}: {} of {}", who, ran, due);
+            prop_assert!(ran.abs_diff(due) <= due / 100 + 60 * MILLISECOND, "{}: {} of {}", who, ran, due);
         }
         let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
         let patience = 60 * MILLISECOND * sum / u64::from(*weights.iter().min().unwrap()) + 60 * MILLISECOND;

@@ -1,5 +1,6 @@
 //! The scheduler's promises: exact accounting, shares by weight, no starvation, no lost wake.
 
+use super::queue::LEAST_TURN;
 use super::*;
 use crate::testing::{Guest, World};
 use crate::time::{MILLISECOND, Slot};
@@ -137,6 +138,24 @@ proptest! {
 }
 
 #[test]
+fn who_has_just_begun_goes_on_for_a_moment() {
+    let scheds = vcpus(2);
+    let mut queue = CpuQueue::new(0);
+    queue.add(Name(0, &scheds[0]), 256, 0).unwrap();
+    let sleeper = queue.add(Name(1, &scheds[1]), 256, 0).unwrap();
+    scheds[1].hold(Reasons::BLOCKED);
+    queue.sleep(sleeper, 0);
+    queue.pick(0);
+    let begun = 1000 * MILLISECOND;
+    queue.pick(begun);
+    assert!(scheds[1].release(Reasons::BLOCKED));
+    let now = begun + LEAST_TURN - 1;
+    assert!(!queue.wake(sleeper, now), "the running one has only begun");
+    assert_eq!(queue.soon(sleeper, now), Some(begun + LEAST_TURN), "but not for longer");
+    assert_eq!(queue.pick(begun + LEAST_TURN).run.map(|n| n.0), Some(1));
+}
+
+#[test]
 fn a_sleeper_runs_soon_but_has_not_saved_up_the_past() {
     let scheds = vcpus(2);
     let mut queue = CpuQueue::new(0);
@@ -145,8 +164,9 @@ fn a_sleeper_runs_soon_but_has_not_saved_up_the_past() {
     scheds[1].hold(Reasons::BLOCKED);
     queue.sleep(sleeper, 0);
     assert_eq!(queue.pick(0).run.map(|n| n.0), Some(0));
-    let now = 1000 * MILLISECOND;
-    queue.pick(now);
+    let begun = 1000 * MILLISECOND;
+    queue.pick(begun);
+    let now = begun + LEAST_TURN;
     assert!(scheds[1].release(Reasons::BLOCKED));
     assert!(queue.wake(sleeper, now), "the sleeper comes first");
     assert!(!queue.wake(sleeper, now), "once");

@@ -21,6 +21,16 @@ pub struct TimeRecord {
 }
 
 impl TimeRecord {
+    /// What guests are told of a clock that reads 0 when the TSC shows `start`, at a moment when it shows `tsc`.
+    ///
+    /// While the TSCs agree a guest does not keep its own clock from going back, and each point is rounded: of two points the times
+    /// could differ by a nanosecond or two. So then all vCPUs are told the same one, the clock's beginning.
+    #[inline]
+    pub fn of(start: u64, scale: Scale, tsc: u64, stable: bool) -> TimeRecord {
+        let tsc = if stable { start } else { tsc };
+        TimeRecord { tsc, system_time: scale.nanoseconds(tsc.wrapping_sub(start)), scale, stable }
+    }
+
     fn flags(&self) -> u8 {
         if self.stable { XEN_PVCLOCK_TSC_STABLE_BIT } else { 0 }
     }

@@ -105,9 +105,17 @@ pub fn claim_isa(platform: &Platform, irq: u8, vector: u8) -> Result<(), Errno> 
     Ok(())
 }
 
+/// Highest local APIC that a message or an entry of an I/O APIC can name: they have 8 bits for it, of which all set are everybody
+/// (Intel SDM 3, 12.11.1).
+const LAST_REACHABLE: u32 = 0xfe;
+
 /// Sends a line's interrupts to another CPU's local APIC. Of a line without vector, from when it gets one. `is_open` says whether
-/// that CPU takes interrupts, and is asked when [`move_all`] cannot pass unseen.
+/// that CPU takes interrupts, and is asked when [`move_all`] cannot pass unseen. To one that devices cannot reach nothing is sent: the
+/// line stays where it is, and its CPU tells the other.
 pub fn set_target(irq: Irq, apic_id: u32, is_open: impl FnOnce() -> bool) {
+    if apic_id > LAST_REACHABLE {
+        return;
+    }
     let mut table = TABLE.lock();
     if let Some(line) = table.lines.get_mut(usize::from(irq.0))
         && is_open()

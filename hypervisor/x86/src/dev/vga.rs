@@ -29,6 +29,15 @@ struct Screen {
     rows: usize,
     column: usize,
     row: usize,
+    control: Control,
+}
+
+/// How much of a control sequence (ECMA-48) has been written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Control {
+    Nothing,
+    Escape,
+    Sequence,
 }
 
 // SAFETY: the surface is a permanent mapping of video memory; the lock below makes one CPU at a time write it.
@@ -52,7 +61,14 @@ pub fn init(framebuffer: Option<&Framebuffer>, no_vga: bool) -> bool {
 
 fn text() -> Option<Screen> {
     let at = mem::map_io(TEXT, COLUMNS * ROWS * 2)?.cast();
-    Some(Screen { surface: Surface::Text(at), columns: COLUMNS, rows: ROWS, column: 0, row: 0 })
+    Some(Screen {
+        surface: Surface::Text(at),
+        columns: COLUMNS,
+        rows: ROWS,
+        column: 0,
+        row: 0,
+        control: Control::Nothing,
+    })
 }
 
 fn pixels(fb: &Framebuffer) -> Option<Screen> {
@@ -67,7 +83,14 @@ fn pixels(fb: &Framebuffer) -> Option<Screen> {
         return None;
     }
     let at = mem::map_io(fb.address, len)?;
-    Some(Screen { surface: Surface::Pixels(at, *fb), columns, rows, column: 0, row: 0 })
+    Some(Screen {
+        surface: Surface::Pixels(at, *fb),
+        columns,
+        rows,
+        column: 0,
+        row: 0,
+        control: Control::Nothing,
+    })
 }
 
 impl Screen {
@@ -111,7 +134,24 @@ impl Screen {
         }
     }
 
+    /// Control sequences are not shown; of them, only the one that erases the rest of the line has an effect.
     fn write(&mut self, byte: u8) {
+        match (self.control, byte) {
+            (_, 0x1b) => self.control = Control::Escape,
+            (Control::Escape, b'[') => self.control = Control::Sequence,
+            (Control::Escape, _) => self.control = Control::Nothing,
+            (Control::Sequence, 0x40..0x7f) => {
+                self.control = Control::Nothing;
+                if byte == b'K' {
+                    (self.column..self.columns).for_each(|column| self.put(self.row, column, b' '));
+                }
+            }
+            (Control::Sequence, _) => {}
+            (Control::Nothing, _) => self.show(byte),
+        }
+    }
+
+    fn show(&mut self, byte: u8) {
         match byte {
             b'\n' => self.new_line(),
             b'\r' => self.column = 0,

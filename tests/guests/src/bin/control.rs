@@ -6,7 +6,7 @@
 use claim::abi::control::*;
 use claim::abi::event_channel::{EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_SEND, EvtchnBindInterdomain};
 use claim::abi::grant_table::*;
-use claim::abi::memory::{XENMEM_POPULATE_PHYSMAP, XenMemoryReservation};
+use claim::abi::memory::*;
 use claim::abi::sched::*;
 use claim::abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_IN_KERNEL, VcpuGuestContext, pfn_to_cr3};
 use claim::abi::xen::{
@@ -266,16 +266,23 @@ impl Child {
         })
     }
 
+    /// Lists frames of its grant table.
+    fn grant_table(&self, nr_frames: u32, list: *mut u64) -> i64 {
+        let mut table = XenMemAcquireResource {
+            domid: self.domid,
+            kind: XENMEM_RESOURCE_GRANT_TABLE,
+            id: XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED,
+            nr_frames,
+            frame_list: list as u64,
+            ..Default::default()
+        };
+        claim::hypercall::command(Hypercall::MemoryOp, XENMEM_ACQUIRE_RESOURCE, &mut table)
+    }
+
     /// Grants domain 0 the data page, as grant 8, the way a builder does it.
     fn seed_grant(&self, window: &Window) {
         let mut frame = 0u64;
-        let mut setup = GnttabSetupTable {
-            dom: self.domid,
-            nr_frames: 1,
-            frame_list: &raw mut frame as u64,
-            ..Default::default()
-        };
-        assert!(grant_op(GNTTABOP_SETUP_TABLE, &mut setup) == 0 && setup.status == GNTST_OKAY);
+        assert!(self.grant_table(1, &raw mut frame) == 0);
         window.open(frame, self.domid);
         mm::poke(window.at + 8 * 8, self.frames[DATA] << 32 | u64::from(GTF_PERMIT_ACCESS));
         window.close();
@@ -368,6 +375,14 @@ fn limits(window: &Window) {
     child.frames = frames;
     let mut limits = SetLimits { domid: child.domid.into(), max_grant_frames: 3, ..SetLimits::new() };
     ask!("set limits", ask_control(&mut limits));
+    let mut table = [0u64; 4];
+    say!(
+        "more frames of its grant table than it may have: {}",
+        Answer(child.grant_table(4, table.as_mut_ptr()))
+    );
+    say!("its grant table: {}", Answer(child.grant_table(3, table.as_mut_ptr())));
+    ask!("a writable mapping of its last frame", window.set(table[2] << 12 | WRITABLE, child.domid));
+    window.close();
     say!("grant frames {} of {}", child.info().grant_frames, child.info().max_grant_frames);
     ask!(
         "vCPUs again",
@@ -406,8 +421,29 @@ fn limits(window: &Window) {
     };
     ask!("kinds of pages", ask_control(&mut pages));
     say!("{kinds:?}");
+    claims(&mut child);
     say!("destroyed, held pages {}", child.destroy());
+    say!("claimed {}", host().outstanding_pages);
     ask!("ask about it", ask_control(&mut DomainInfo { domid: child.domid.into(), ..DomainInfo::new() }));
+}
+
+/// Memory that is promised to a domain; it keeps a claim.
+fn claims(child: &mut Child) {
+    let has = child.info().pages;
+    must(&mut SetMaxMem { domid: child.domid.into(), max_pages: has + 3, ..SetMaxMem::new() });
+    let domid = child.domid.into();
+    let claim = |pages| ask_control(&mut Claim { domid, pages, ..Claim::new() });
+    ask!("a claim of more than it may have", claim(has + 4));
+    ask!("a claim", claim(has + 3));
+    ask!("a claim again", claim(has + 2));
+    say!("claimed {}, of all domains {}", child.info().outstanding_pages, host().outstanding_pages);
+    let frames = child.frames;
+    say!("more pages: {}", child.populate(2));
+    child.frames = frames;
+    say!("claimed {}, of all domains {}", child.info().outstanding_pages, host().outstanding_pages);
+    ask!("the claim taken back", claim(0));
+    say!("claimed {}, of all domains {}", child.info().outstanding_pages, host().outstanding_pages);
+    ask!("a claim that its end takes back", claim(has + 3));
 }
 
 /// A domain runs and talks; says what happens if `aloud`.

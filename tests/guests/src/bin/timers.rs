@@ -5,7 +5,7 @@
 use claim::abi::Hypercall;
 use claim::abi::sched::*;
 use claim::abi::vcpu::*;
-use claim::abi::xen::{VIRQ_TIMER, shared_offset};
+use claim::abi::xen::{VIRQ_TIMER, XEN_PVCLOCK_TSC_STABLE_BIT, shared_offset};
 use claim::event::{self, bind_virq, clear, clear_selector, clear_upcall_pending, pending, set_masked};
 use claim::{Answer, ask, call, mm, say, time, trap};
 
@@ -33,6 +33,8 @@ fn clock() {
         "clock is filled in: {}",
         clock.version != 0 && clock.version & 1 == 0 && clock.tsc_to_system_mul != 0
     );
+    let stable = clock.flags & XEN_PVCLOCK_TSC_STABLE_BIT != 0;
+    say!("it is marked stable on a TSC that may stop or change: {}", stable && !tsc_is_invariant());
     let (first, second) = (time::now(), time::now());
     say!("time does not go back: {}", second >= first);
     let seconds = mm::peek(shared + shared_offset::WC_VERSION as u64) >> 32;
@@ -45,6 +47,13 @@ fn clock() {
     let copy = area.addr as *const claim::abi::xen::VcpuTimeInfo;
     // SAFETY: the area is a page of the arena.
     say!("it is filled in: {}", unsafe { copy.read_volatile() }.tsc_to_system_mul == clock.tsc_to_system_mul);
+}
+
+/// CPUID 0x80000007, EDX bit 8.
+fn tsc_is_invariant() -> bool {
+    const POWER: u32 = 0x8000_0007;
+    let cpuid = core::arch::x86_64::__cpuid;
+    cpuid(0x8000_0000).eax >= POWER && cpuid(POWER).edx & 1 << 8 != 0
 }
 
 fn claim_vcpu<T>(op: u32, argument: &mut T) -> i64 {
