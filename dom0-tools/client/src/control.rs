@@ -106,6 +106,14 @@ impl Privcmd {
         self.control(&mut SetMaxMem { domid: domid.into(), max_pages, ..SetMaxMem::new() })
     }
 
+    /// Promises a domain so many pages in all; 0 takes the promise back.
+    ///
+    /// # Errors
+    /// `ENOMEM`: there are not so many. `EINVAL`: it has so many, may not have so many, or has a claim.
+    pub fn claim(&self, domid: u16, pages: u64) -> Result<()> {
+        self.control(&mut Claim { domid: domid.into(), pages, ..Claim::new() })
+    }
+
     /// Gives a domain its vCPUs, all down.
     ///
     /// # Errors

@@ -22,14 +22,6 @@ pub enum Error {
         /// Its answer.
         errno: Errno,
     },
-    /// Grant operations have error numbers of their own (`GNTST_*`).
-    #[error("{call}: grant status {status}")]
-    Grant {
-        /// The operation.
-        call: &'static str,
-        /// `GNTST_*`.
-        status: i16,
-    },
     /// A frame of another domain could not be mapped.
     #[error("frame {frame:#x} of domain {domid} cannot be mapped: {errno}")]
     Foreign {
@@ -54,7 +46,6 @@ impl Error {
         match self {
             Error::Os { source, .. } => source.raw_os_error().map(Errno),
             Error::Hypercall { errno, .. } | Error::Foreign { errno, .. } => Some(*errno),
-            Error::Grant { .. } => None,
             Error::Argument(_) => Some(Errno::EINVAL),
         }
     }

@@ -1,6 +1,6 @@
 //! Other domains' memory: `memory_op`, `mmuext_op` and `mmu_update` on their behalf.
 
-use crate::privcmd::Arg;
+use crate::privcmd::{Arg, Resource};
 use crate::{Error, Privcmd, Result};
 use guest_abi::memory::*;
 use guest_abi::xen::{
@@ -104,15 +104,6 @@ impl Privcmd {
             self.call(Hypercall::MemoryOp, name, [Arg::Value(u64::from(op)), Arg::Pointer(&buffer)])?;
         buffer.get_into(head, frames);
         Ok(frames.len().min(done as usize))
-    }
-
-    /// Sets aside `pages` more pages in total for a domain that is being built; 0 ends the claim.
-    ///
-    /// # Errors
-    /// `ENOMEM` when there are not so many.
-    pub fn claim_pages(&self, domid: u16, pages: u64) -> Result<()> {
-        let mut claim = XenMemoryReservation { nr_extents: pages, domid, ..Default::default() };
-        self.command(Hypercall::MemoryOp, "memory_op claim_pages", XENMEM_CLAIM_PAGES, &mut claim).map(drop)
     }
 
     /// Pages that a domain has.
@@ -236,38 +227,15 @@ impl Privcmd {
         Ok(())
     }
 
-    /// Sizes a domain's grant table of version 1 and lists its machine frames.
-    ///
-    /// # Errors
-    /// A grant status when the domain may not have so many, or does not exist.
-    pub fn grant_table_frames(&self, domid: u16, frames: u32) -> Result<Vec<u64>> {
-        use guest_abi::grant_table::{GNTST_OKAY, GNTTABOP_SETUP_TABLE, GnttabSetupTable};
-        const NAME: &str = "grant_table_op setup_table";
-        let head = size_of::<GnttabSetupTable>();
-        let mut list = vec![0u64; frames as usize];
-        let buffer = self.buffer(head + size_of_val(&list[..]))?;
-        let frame_list = buffer.address() + head as u64;
-        buffer.put(0, &GnttabSetupTable { dom: domid, nr_frames: frames, frame_list, ..Default::default() });
-        let args = [Arg::Value(u64::from(GNTTABOP_SETUP_TABLE)), Arg::Pointer(&buffer), Arg::Value(1)];
-        self.call(Hypercall::GrantTableOp, NAME, args)?;
-        let status = buffer.get::<GnttabSetupTable>(0).status;
-        if status != GNTST_OKAY {
-            return Err(Error::Grant { call: NAME, status });
-        }
-        buffer.get_into(head, &mut list[..]);
-        Ok(list)
-    }
-
     /// Grants frames of a domain that is being built to others: reference, grantee, machine frame each, as entries
     /// of its table's first page.
     ///
     /// # Errors
-    /// As [`Privcmd::grant_table_frames`]; `EINVAL` for a reference beyond the first page or a frame that does not
-    /// fit an entry.
+    /// When there is no such domain; `EINVAL` for a reference beyond the first page or a frame that does not fit an entry.
     pub fn seed_grants(&self, domid: u16, grants: &[(u32, u16, u64)]) -> Result<()> {
         use guest_abi::grant_table::{GTF_PERMIT_ACCESS, GrantEntryV1};
-        let table = self.grant_table_frames(domid, 1)?;
-        let page = self.map_foreign(domid, &table, true)?;
+        let (kind, id) = (XENMEM_RESOURCE_GRANT_TABLE, XENMEM_RESOURCE_GRANT_TABLE_ID_SHARED);
+        let page = self.map_resource(Resource { domid, kind, id, first: 0, frames: 1 }, true)?;
         for (reference, grantee, frame) in grants {
             let offset = *reference as usize * size_of::<GrantEntryV1>();
             let frame = u32::try_from(*frame).ok().filter(|_| offset < page.len());

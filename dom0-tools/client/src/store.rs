@@ -18,6 +18,10 @@ pub const SOCKETS: &[&str] = &["/run/xenstored/socket", "/var/run/xenstored/sock
 pub const DEVICES: &[&str] = &["/dev/xen/xenbus", "/proc/xen/xenbus"];
 /// Changes that are on their way together: little enough that neither side waits for room in the socket.
 const TOGETHER: usize = 64;
+/// How long a daemon may take that is being started again.
+pub const RESTART: Duration = Duration::from_secs(10);
+/// How long the kernel is waited for, which does not tell that there is no daemon.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How often a transaction is tried.
 const TRIES: u32 = 100;
 
@@ -198,25 +202,44 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects to the daemon, or through the kernel where there is no socket.
+    /// Connects to the daemon, or through the kernel where there is no socket. A socket at which nobody listens is that of a daemon
+    /// which has ended: for so long it is waited for the next one ([`RESTART`], by those who have nothing else to do).
     ///
     /// # Errors
     /// When there is no store.
-    pub fn open() -> Result<Store> {
-        for path in SOCKETS {
-            if let Ok(socket) = UnixStream::connect(path) {
-                return Ok(Store::new(Way::Socket(socket)));
+    pub fn open(patience: Duration) -> Result<Store> {
+        Store::open_at(SOCKETS, DEVICES, patience)
+    }
+
+    fn open_at(sockets: &[&str], devices: &[&str], patience: Duration) -> Result<Store> {
+        let started = Instant::now();
+        loop {
+            let mut deserted = None;
+            for path in sockets {
+                match UnixStream::connect(path) {
+                    Ok(socket) => return Ok(Store::new(Way::Socket(socket))),
+                    Err(source) if source.kind() == io::ErrorKind::ConnectionRefused => {
+                        deserted = Some(StoreError::Io { what: format!("nobody listens at {path}"), source });
+                    }
+                    Err(_) => {}
+                }
+            }
+            match deserted {
+                None => break,
+                Some(error) if started.elapsed() >= patience => return Err(error),
+                Some(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         }
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for path in DEVICES {
+        for path in devices {
             // Non-blocking, so that waiting with a limit is possible.
             match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path) {
                 Ok(device) => return Ok(Store::new(Way::Device(device))),
                 Err(error) => last = error,
             }
         }
-        Err(StoreError::Io { what: format!("no store at {} nor {}", SOCKETS[0], DEVICES[0]), source: last })
+        let all = [sockets, devices].concat().join(", ");
+        Err(StoreError::Io { what: format!("no store at any of {all}"), source: last })
     }
 
     /// Connects to the daemon whose socket is at `path`.
@@ -571,9 +594,14 @@ impl Store {
     }
 
     fn next_message(&mut self) -> Result<Message> {
+        let until = Instant::now() + ANSWER;
         loop {
             if let Some(message) = self.buffered()? {
                 return Ok(message);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if matches!(self.way, Way::Device(_)) && !self.wait(Some(left))? {
+                return Err(broken(io::ErrorKind::TimedOut.into()));
             }
             self.receive()?;
         }

@@ -1,4 +1,5 @@
 use super::*;
+use std::os::unix::net::UnixListener;
 use std::thread;
 
 /// A store that answers from a script: for each request, the messages to send. What was asked comes back.
@@ -140,4 +141,29 @@ fn too_long_a_request_is_not_sent() {
     let (client, _server) = UnixStream::pair().unwrap();
     let mut store = Store::new(Way::Socket(client));
     assert_eq!(store.write("/a", [0; 4096]).unwrap_err().errno(), Some(Errno::E2BIG));
+}
+
+#[test]
+fn a_daemon_that_ended_is_given_time_to_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let name = path.to_str().unwrap();
+    let open = |patience| Store::open_at(&["/nowhere/socket", name], &["/nowhere/device"], patience);
+    let none = open(Duration::from_secs(60)).unwrap_err().to_string();
+    assert!(none.contains(name) && none.contains("/nowhere/device"), "{none}");
+    // Its socket stays.
+    drop(UnixListener::bind(&path).unwrap());
+    let deserted = open(Duration::ZERO).unwrap_err().to_string();
+    assert!(deserted.contains("nobody listens"), "{deserted}");
+    let back = thread::spawn({
+        let path = path.clone();
+        move || {
+            thread::sleep(Duration::from_millis(300));
+            std::fs::remove_file(&path).unwrap();
+            let listener = UnixListener::bind(&path).unwrap();
+            listener.accept().map(drop)
+        }
+    });
+    open(Duration::from_secs(60)).unwrap();
+    back.join().unwrap().unwrap();
 }

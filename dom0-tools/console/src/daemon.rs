@@ -182,12 +182,19 @@ impl<H: Hypervisor, D: Directory> Daemon<H, D> {
                 self.lose(domid);
             }
         }
+        let mut new = Vec::new();
         for entry in entries {
             match self.consoles.get_mut(&entry.domid) {
-                Some(console) => console.entry.name = entry.name,
-                None => self.connect(entry),
+                Some(console) if console.entry.name != entry.name => {
+                    console.history.rename(&entry.name);
+                    console.entry.name = entry.name;
+                }
+                Some(_) => {}
+                None => new.push(entry),
             }
         }
+        // Last: one may have a name that another had before.
+        new.into_iter().for_each(|entry| self.connect(entry));
     }
 
     fn connect(&mut self, entry: Entry) {

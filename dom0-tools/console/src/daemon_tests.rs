@@ -186,6 +186,27 @@ fn what_a_domain_writes_is_kept_also_when_it_is_gone() {
 }
 
 #[test]
+fn a_domain_takes_its_history_to_its_new_name() {
+    let mut bench = Bench::new();
+    let old = bench.add(5, "web");
+    bench.turn();
+    say(&mut bench, 5, &old, b"it crashed");
+    bench.turn();
+    // The store's order is its own.
+    let new = bench.add(6, "web");
+    bench.daemon.directory().entries.reverse();
+    bench.daemon.directory().entries[1].name = "web-1".to_owned();
+    bench.turn();
+    say(&mut bench, 6, &new, b"it lives");
+    say(&mut bench, 5, &old, b" here");
+    bench.turn();
+    assert_eq!(
+        (log(&bench, "web-1").as_slice(), log(&bench, "web").as_slice()),
+        (&b"it crashed here"[..], &b"it lives"[..])
+    );
+}
+
+#[test]
 fn who_is_attached_hears_and_speaks() {
     let mut bench = Bench::new();
     let page = bench.add(5, "web");

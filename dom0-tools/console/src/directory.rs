@@ -1,6 +1,7 @@
 //! Which domains there are, by the store.
 
 use lith_client::store::{Result, Store};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct ByStore {
     store: Option<Store>,
     /// Its socket, if not the usual one.
     socket: Option<PathBuf>,
+    /// Domains whose names are watched.
+    named: BTreeSet<u16>,
 }
 
 impl ByStore {
@@ -56,12 +59,14 @@ impl ByStore {
         if self.store.is_none() {
             let mut store = match &self.socket {
                 Some(socket) => Store::connect(socket).ok()?,
-                None => Store::open().ok()?,
+                // Consoles go on without it.
+                None => Store::open(Duration::ZERO).ok()?,
             };
             for path in ["@introduceDomain", "@releaseDomain"] {
                 store.watch(path, path).ok()?;
             }
             self.store = Some(store);
+            self.named.clear();
         }
         self.store.as_mut()
     }
@@ -85,7 +90,12 @@ impl Directory for ByStore {
     }
 
     fn list(&mut self) -> Option<Vec<Entry>> {
-        let listed = list(self.connect()?);
+        self.connect()?;
+        let store = self.store.as_mut()?;
+        let listed = list(store).and_then(|entries| {
+            watch_names(store, &mut self.named, &entries)?;
+            Ok(entries)
+        });
         if listed.is_err() {
             self.store = None;
         }
@@ -110,6 +120,20 @@ fn list(store: &mut Store) -> Result<Vec<Entry>> {
         }
     }
     Ok(all)
+}
+
+/// A name that changes is told from here on, once more than it was read.
+fn watch_names(store: &mut Store, named: &mut BTreeSet<u16>, entries: &[Entry]) -> Result<()> {
+    let now: BTreeSet<u16> = entries.iter().map(|entry| entry.domid).collect();
+    let path = |domid: &u16| format!("/local/domain/{domid}/name");
+    for gone in named.difference(&now) {
+        store.unwatch(&path(gone), "name")?;
+    }
+    for new in now.difference(named) {
+        store.watch(&path(new), "name")?;
+    }
+    *named = now;
+    Ok(())
 }
 
 /// A domain's console, if it has one that is this daemon's.

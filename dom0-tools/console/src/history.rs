@@ -60,6 +60,23 @@ impl History {
         Ok(())
     }
 
+    /// The domain has another name, and so have its files. What some domain left under that name comes before.
+    pub fn rename(&mut self, name: &str) {
+        let (now, before) = paths(&self.directory, &self.name);
+        let (new, new_before) = paths(&self.directory, name);
+        name.clone_into(&mut self.name);
+        if now == new {
+            return;
+        }
+        // Whatever fails costs a piece of the history.
+        let _ = if new.exists() {
+            std::fs::rename(&new, new_before).and_then(|()| std::fs::remove_file(before))
+        } else {
+            std::fs::rename(before, new_before)
+        };
+        let _ = std::fs::rename(now, new);
+    }
+
     /// Appends what the domain wrote.
     pub fn append(&mut self, bytes: &[u8]) {
         if self.len.saturating_add(bytes.len() as u64) > self.size && self.len > 0 {
@@ -112,6 +129,26 @@ mod tests {
         assert!((100..=200).contains(&all.len()) && all.ends_with(b"line 0049\n"));
         assert_eq!(read(dir.path(), "web", 15).unwrap(), b"0048\nline 0049\n");
         assert_eq!(read(dir.path(), "web", 110).unwrap().len(), 110, "from both");
+    }
+
+    #[test]
+    fn files_go_with_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut old = History::open(dir.path(), "web", 10);
+        old.append(b"first....");
+        old.append(b"second ");
+        old.rename("web-1");
+        old.append(b"on");
+        History::open(dir.path(), "web", 10).append(b"anew");
+        assert_eq!(read(dir.path(), "web-1", 100).unwrap(), b"first....second on");
+        assert_eq!(read(dir.path(), "web", 100).unwrap(), b"anew");
+        // Where another domain's history is.
+        old.rename("web");
+        assert_eq!(read(dir.path(), "web", 100).unwrap(), b"anewsecond on");
+        assert!(read(dir.path(), "web-1", 100).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        old.rename("web");
+        assert_eq!(read(dir.path(), "web", 100).unwrap(), b"anewsecond on");
     }
 
     #[test]

@@ -269,6 +269,7 @@ pub enum Verb {
         memory: bool,
     },
     /// Who uses the CPUs, again and again.
+    #[cfg_attr(feature = "tui", command(after_long_help = crate::verb::top::keys_text()))]
     Top {
         /// One table below the other instead of a screen.
         #[arg(short, long)]
@@ -276,7 +277,7 @@ pub enum Verb {
         /// Seconds between.
         #[arg(short, long, default_value_t = 2)]
         delay: u64,
-        /// How often; for ever if not given.
+        /// How many looks; for ever if not given.
         #[arg(short = 'n', long)]
         iterations: Option<u64>,
     },

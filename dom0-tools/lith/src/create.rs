@@ -83,12 +83,19 @@ fn memory_fits(info: &HostInfo, config: &DomainConfig) -> Result<()> {
     Err(Error::new(
         Kind::Resources,
         format!(
-            "the domain needs {}, and {} are free: dom0 has {}, other domains {}, the hypervisor {}",
+            "the domain needs {}, and {} are free: dom0 has {}, other domains {}, the hypervisor {}{}",
             bytes_text(config.memory),
             bytes_text(free),
             bytes_text(info.dom0_pages * PAGE_SIZE),
             bytes_text(info.domain_pages.saturating_sub(info.dom0_pages) * PAGE_SIZE),
             bytes_text(info.hypervisor_pages * PAGE_SIZE),
+            match info.outstanding_pages {
+                0 => String::new(),
+                pages => format!(
+                    ", and {} are promised to domains that are being made",
+                    bytes_text(pages * PAGE_SIZE)
+                ),
+            },
         ),
     )
     .hint("`lith mem-set 0 SIZE` takes memory from dom0"))
@@ -137,6 +144,7 @@ impl Maker<'_> {
         self.phase("domain");
         let domid = self.new_domain(uuid)?;
         self.phase("memory");
+        self.claim(domid, pages)?;
         let progress = &mut *self.progress;
         let memory = Memory::populate(host, domid, pages, &mut |done| progress.amount(done, pages))?;
         self.phase("image");
@@ -151,6 +159,18 @@ impl Maker<'_> {
         self.phase("devices");
         self.devices(domid, &uuid)?;
         Ok((domid, uuid_text(&uuid)))
+    }
+
+    /// Promises it its memory before the long work begins: of two domains that are made at the same time, for which there is not enough,
+    /// one is made, and the other is told now.
+    fn claim(&self, domid: u32, pages: u64) -> Result<()> {
+        match self.host.claim(domid, pages) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                memory_fits(&self.host.host_info()?, self.config)?;
+                Err(error.into())
+            }
+        }
     }
 
     /// The kernel: as it was unpacked before, if its file is the same, or from the file.

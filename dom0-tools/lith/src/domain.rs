@@ -269,7 +269,7 @@ pub fn write_dom0(host: &dyn Host) -> Result<()> {
     let info = host.domain(0)?.ok_or_else(|| Error::new(Kind::Hypervisor, "there is no dom0"))?;
     let path = "/local/domain/0";
     let mut changes = Changes::default();
-    changes.make_dir(path, &[(0, 'r')]);
+    changes.make_dir(path, &[(0, 'n')]);
     for (node, value) in [("domid", "0"), ("name", "Domain-0")] {
         changes.write(format!("{path}/{node}"), value);
     }

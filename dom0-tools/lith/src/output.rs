@@ -61,6 +61,11 @@ pub const fn right(title: &'static str, key: &'static str) -> Column {
     Column { title, key, right: true }
 }
 
+/// A column that only programs see.
+pub const fn hidden(key: &'static str) -> Column {
+    Column { title: "", key, right: false }
+}
+
 /// Rows of the same kind.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -117,6 +122,9 @@ impl Table {
         for line in std::iter::once::<Vec<String>>(titles).chain(texts) {
             let mut text = String::new();
             for ((cell, width), column) in line.iter().zip(&widths).zip(&self.columns) {
+                if column.title.is_empty() {
+                    continue;
+                }
                 let width = *width;
                 text += &if column.right { format!("{cell:>width$}  ") } else { format!("{cell:<width$}  ") };
             }

@@ -96,6 +96,7 @@ fn a_domains_life() {
         "vcpu-list",
         "block-list web",
         "network-list web --format json",
+        "vcpu-list web --format jsonl",
         "create /etc/web.cfg",
         "pause web",
         "list web",
@@ -205,11 +206,26 @@ fn a_guest_without_drivers_is_waited_for_and_named() {
     s.end("refusing.txt");
 }
 
+/// Between the look at what is free and the domain's memory another domain came: the error is about memory, and comes before
+/// there is any.
+#[test]
+fn memory_that_another_was_quicker_to_claim() {
+    let mut s = Session::new();
+    let free = s.fake().free_pages();
+    s.fake().promise_at_create(free - 100);
+    assert_ne!(s.lith("create /etc/web.cfg"), 0);
+    for part in ["phase `memory`", "are free", "are promised to domains that are being made"] {
+        assert!(s.text.contains(part), "{part}: {}", s.text);
+    }
+    assert_eq!(s.fake().free_pages(), 100);
+}
+
 #[test]
 fn what_fails_leaves_nothing_behind() {
     for (what, errno, reason) in [
         ("create", 12, "no memory for the domain's tables"),
         ("max_vcpus", 22, "more vCPUs than the scheduler has room for"),
+        ("claim", 12, "there is not so much memory that nobody has or was promised"),
         ("populate", 12, "the domain's allowance is used up"),
         ("write_frames", 14, "the frame belongs to another domain"),
         ("pin_root", 22, "an entry maps a page table writable"),

@@ -149,14 +149,30 @@ impl Machine {
 
     /// Whether a connection has a whole message that may be answered now.
     pub fn ready(&self, id: ConnectionId) -> bool {
-        let Some(connection) = self.connections.get(&id) else { return false };
+        self.connections.get(&id).is_some_and(|connection| self.is_ready(connection))
+    }
+
+    fn is_ready(&self, connection: &Connection) -> bool {
         connection.has_message() && !self.must_wait(connection)
     }
 
-    /// Whether a connection is to be closed, for its reader does not read.
-    pub fn hopeless(&self, id: ConnectionId) -> bool {
-        let connection = self.connections.get(&id);
-        connection.is_some_and(|c| c.peer == Peer::Socket && c.event_bytes > PRIVILEGED_EVENTS)
+    /// Connections with a whole message that may be answered now.
+    pub fn all_ready(&self) -> impl Iterator<Item = ConnectionId> {
+        self.those(|connection| self.is_ready(connection))
+    }
+
+    /// Connections that are to be closed, for their readers do not read.
+    pub fn hopeless(&self) -> impl Iterator<Item = ConnectionId> {
+        self.those(|connection| connection.peer == Peer::Socket && connection.event_bytes > PRIVILEGED_EVENTS)
+    }
+
+    /// Connections that something waits for.
+    pub fn with_output(&self) -> impl Iterator<Item = ConnectionId> {
+        self.those(|connection| !connection.output.is_empty())
+    }
+
+    fn those(&self, are: impl Fn(&Connection) -> bool) -> impl Iterator<Item = ConnectionId> {
+        self.connections.iter().filter(move |(_, connection)| are(connection)).map(|(id, _)| *id)
     }
 
     /// A connection's ring begins anew, with the same watches: a domain was introduced once more.

@@ -99,7 +99,7 @@ pub struct Tree {
 
 impl Default for Tree {
     fn default() -> Tree {
-        let permissions: Arc<[Permission]> = Arc::new([Permission::read(0)]);
+        let permissions: Arc<[Permission]> = Arc::new([Permission::none(0)]);
         let node = Node {
             value: Arc::new([]),
             permissions,

@@ -2,8 +2,8 @@
 //! told. Time passes only when somebody waits, and then the guests act.
 
 use super::{
-    BlockDevice, Change, Changes, HostError, Hypervisor, NewDomain, Result, StartRegisters, Store, System,
-    errno_text,
+    BlockDevice, Change, Changes, HostError, Hypervisor, NewDomain, Parts, Result, StartRegisters, Store,
+    System, errno_text,
 };
 use guest_abi::control::{self, DomainInfo, Failure, Holder, HostInfo, VcpuInfo, Version};
 use std::cell::{Cell, RefCell};
@@ -54,6 +54,7 @@ pub struct FakeDomain {
     pub grants: BTreeMap<u32, u64>,
     /// vCPU 0's registers.
     pub registers: Option<StartRegisters>,
+    spent: Option<[u64; 4]>,
     hard: BTreeMap<u32, Vec<u64>>,
     soft: BTreeMap<u32, Vec<u64>>,
     sched: (u32, u32),
@@ -82,6 +83,7 @@ pub struct Fake {
     total: u64,
     behaviour: RefCell<Behaviour>,
     held: Cell<u64>,
+    promise: Cell<u64>,
 }
 
 impl Default for Fake {
@@ -99,6 +101,7 @@ impl Fake {
             total: 256 << 10,
             behaviour: RefCell::default(),
             held: Cell::new(0),
+            promise: Cell::new(0),
         };
         {
             let mut state = fake.state.borrow_mut();
@@ -138,6 +141,11 @@ impl Fake {
     /// Makes an operation fail from now on, with the hypervisor's words for it.
     pub fn refuse(&self, what: &str, errno: i32, reason: &str) {
         self.state.borrow_mut().refuse.insert(what.to_owned(), (errno, reason.to_owned()));
+    }
+
+    /// dom0 is promised so many pages when the next domain is created.
+    pub fn promise_at_create(&self, pages: u64) {
+        self.promise.set(pages);
     }
 
     /// A domain.
@@ -190,10 +198,25 @@ impl Fake {
         }
     }
 
-    /// Pages that nobody has.
+    /// Each vCPU of a domain has spent so many ns more in each state (`RUNSTATE_*`), and does now as `DOMAIN_*` says.
+    pub fn spend(&self, domid: u32, ns: [u64; 4], does: u32) {
+        let mut state = self.state.borrow_mut();
+        let Some(domain) = state.domains.get_mut(&domid) else { return };
+        let mut spent = domain.times();
+        spent.iter_mut().zip(ns).for_each(|(spent, ns)| *spent += ns);
+        domain.spent = Some(spent);
+        domain.info.cpu_time += ns[0] * u64::from(domain.info.vcpus);
+        domain.info.state &= !(control::DOMAIN_RUNNING | control::DOMAIN_BLOCKED);
+        domain.info.state |= does;
+        // What runs is up.
+        domain.info.online_vcpus = domain.info.vcpus;
+    }
+
+    /// Pages that nobody has, or was promised.
     pub fn free_pages(&self) -> u64 {
         let state = self.state.borrow();
-        self.total - 4096 - state.domains.values().map(|d| d.info.pages + OVERHEAD).sum::<u64>()
+        let taken = state.domains.values().map(|d| d.info.pages + d.info.outstanding_pages + OVERHEAD);
+        self.total - 4096 - taken.sum::<u64>()
     }
 
     fn check(&self, what: &str, domid: u32) -> Result<()> {
@@ -359,10 +382,21 @@ impl FakeDomain {
             pinned: None,
             grants: BTreeMap::new(),
             registers: None,
+            spent: None,
             hard: BTreeMap::new(),
             soft: BTreeMap::new(),
             sched: (256, 0),
         }
+    }
+
+    /// How long each of its vCPUs has run.
+    fn ran(&self) -> u64 {
+        self.info.cpu_time / u64::from(self.info.vcpus.max(1))
+    }
+
+    /// What each of its vCPUs has spent in each state.
+    fn times(&self) -> [u64; 4] {
+        self.spent.unwrap_or([self.ran(), self.ran() / 4, 3_000_000_000, 0])
     }
 }
 
@@ -388,8 +422,9 @@ impl Hypervisor for Fake {
         info.total_pages = self.total;
         info.free_pages = free;
         info.domain_pages = state.domains.values().map(|d| d.info.pages).sum();
+        info.outstanding_pages = state.domains.values().map(|d| d.info.outstanding_pages).sum();
         info.dom0_pages = state.domains.get(&0).map_or(0, |d| d.info.pages);
-        info.hypervisor_pages = self.total - free - info.domain_pages;
+        info.hypervisor_pages = self.total - free - info.domain_pages - info.outstanding_pages;
         info.max_frame = self.total;
         info.domains = state.domains.len() as u32;
         info.vcpus = state.domains.values().map(|d| d.info.vcpus).sum();
@@ -413,7 +448,8 @@ impl Hypervisor for Fake {
             let online = vcpu < domain.info.online_vcpus;
             info.flags = if online { control::VCPU_ONLINE | control::VCPU_INITIALISED } else { 0 };
             info.cpu = vcpu % 4;
-            info.cpu_time = domain.info.cpu_time / u64::from(domain.info.vcpus.max(1));
+            info.cpu_time = domain.ran();
+            info.time = domain.times();
             info
         })
     }
@@ -425,6 +461,9 @@ impl Hypervisor for Fake {
         let mut domain = FakeDomain::new(domid, new, self.now.get());
         domain.behaviour = self.behaviour.borrow().clone();
         state.domains.insert(domid, domain);
+        if let Some(dom0) = state.domains.get_mut(&0) {
+            dom0.info.outstanding_pages += self.promise.take();
+        }
         Ok(domid)
     }
 
@@ -456,6 +495,20 @@ impl Hypervisor for Fake {
 
     fn set_max_pages(&self, domid: u32, pages: u64) -> Result<()> {
         self.with("set_max_mem", domid, |d| d.info.max_pages = pages)
+    }
+
+    fn claim(&self, domid: u32, pages: u64) -> Result<()> {
+        self.check("claim", domid)?;
+        let free = self.free_pages();
+        let done = self.with("claim", domid, |domain| {
+            let wanted = pages.saturating_sub(domain.info.pages);
+            let fits = wanted <= free + domain.info.outstanding_pages;
+            if fits {
+                domain.info.outstanding_pages = wanted;
+            }
+            fits
+        })?;
+        if done { Ok(()) } else { Err(self.fail("claim", domid, ENOMEM, "there is not so much memory")) }
     }
 
     fn set_vcpus(&self, domid: u32, vcpus: u32) -> Result<()> {
@@ -524,12 +577,14 @@ impl Hypervisor for Fake {
         let mut state = self.state.borrow_mut();
         let first = state.next_mfn.next_multiple_of(size);
         let domain = state.domains.get_mut(&domid).ok_or(HostError::errno("populate", ESRCH))?;
-        let room = domain.info.max_pages.saturating_sub(domain.info.pages).min(free);
+        let promised = domain.info.outstanding_pages;
+        let room = domain.info.max_pages.saturating_sub(domain.info.pages).min(free + promised);
         let given = extents.min(room / size);
         if given == 0 && order == 0 && extents > 0 && room == 0 && domain.info.pages == 0 {
             return Err(HostError::errno("populate", ENOMEM));
         }
         domain.info.pages += given * size;
+        domain.info.outstanding_pages = promised.saturating_sub(given * size);
         for mfn in first..first + given * size {
             domain.frames.insert(mfn, Vec::new());
         }
@@ -562,6 +617,11 @@ impl Hypervisor for Fake {
         let mut frame = frame.ok_or(HostError::errno("read_frame", EINVAL))?;
         frame.resize(PAGE, 0);
         Ok(frame)
+    }
+
+    fn read_frames(&self, domid: u32, mfns: &[u64]) -> Result<Vec<u8>> {
+        let read = |mfn: &u64| self.read_frame(domid, *mfn).unwrap_or_else(|_| vec![0; PAGE]);
+        Ok(mfns.iter().flat_map(read).collect())
     }
 
     fn set_memory_map(&self, domid: u32, _pages: u64) -> Result<()> {
@@ -686,8 +746,9 @@ impl System for Fake {
         file.ok_or_else(|| HostError::errno(format!("cannot read {name}"), ENOENT))
     }
 
-    fn write_file(&self, path: &Path, content: &[u8]) -> Result<()> {
-        self.add_file(&path.to_string_lossy(), content);
+    fn write_parts(&self, path: &Path, parts: Parts<'_, '_>) -> Result<()> {
+        let parts: Vec<_> = parts.collect::<Result<_>>()?;
+        self.add_file(&path.to_string_lossy(), &parts.concat());
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod terminal;
 pub use real::Dom0;
 
 use guest_abi::control::{DomainInfo, Failure, Holder, HostInfo, VcpuInfo, Version};
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -73,6 +74,9 @@ pub fn errno_text(errno: i32) -> String {
 /// An answer.
 pub type Result<T> = std::result::Result<T, HostError>;
 
+/// A file's content, piece by piece.
+pub type Parts<'a, 'p> = &'a mut dyn Iterator<Item = Result<Cow<'p, [u8]>>>;
+
 /// A new domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NewDomain {
@@ -127,6 +131,8 @@ pub trait Hypervisor {
     fn shutdown(&self, domid: u32, reason: u32) -> Result<()>;
     /// How many pages it may have.
     fn set_max_pages(&self, domid: u32, pages: u64) -> Result<()>;
+    /// Promises it so many pages in all.
+    fn claim(&self, domid: u32, pages: u64) -> Result<()>;
     /// Gives it vCPUs.
     fn set_vcpus(&self, domid: u32, vcpus: u32) -> Result<()>;
     /// Gives vCPU 0 its context.
@@ -153,6 +159,8 @@ pub trait Hypervisor {
     fn write_frames(&self, domid: u32, mfns: &[u64], offset: usize, bytes: &[u8]) -> Result<()>;
     /// Reads one frame of it.
     fn read_frame(&self, domid: u32, mfn: u64) -> Result<Vec<u8>>;
+    /// Reads frames, one after the other; zeroes for those that cannot be read.
+    fn read_frames(&self, domid: u32, mfns: &[u64]) -> Result<Vec<u8>>;
     /// Tells it up to where its memory may grow, where the hypervisor keeps that.
     fn set_memory_map(&self, domid: u32, pages: u64) -> Result<()>;
     /// Makes a frame a root page table for good.
@@ -231,7 +239,11 @@ pub trait System {
     /// A file's content.
     fn read_file(&self, path: &Path) -> Result<Vec<u8>>;
     /// Writes a file, whole or not at all.
-    fn write_file(&self, path: &Path, content: &[u8]) -> Result<()>;
+    fn write_file(&self, path: &Path, content: &[u8]) -> Result<()> {
+        self.write_parts(path, &mut std::iter::once(Ok(content.into())))
+    }
+    /// The same for a file that is too long to be in memory. After an error, one of a part's too, there is no file.
+    fn write_parts(&self, path: &Path, parts: Parts<'_, '_>) -> Result<()>;
     /// A word that changes when a file's content does; `None` if there is no telling.
     fn file_version(&self, path: &Path) -> Option<String>;
     /// Names of the files in a directory; none if there is no directory.

@@ -1,15 +1,17 @@
 //! dom0: the hypervisor through privcmd, the store through its daemon, devices through Linux's own tools.
 
 use super::{
-    BlockDevice, Change, Changes, HostError, Hypervisor, NewDomain, Result, StartRegisters, Store, System,
+    BlockDevice, Change, Changes, HostError, Hypervisor, NewDomain, Parts, Result, StartRegisters, Store,
+    System,
 };
 use guest_abi::control::{AFFINITY_WORDS, Create, DomainInfo, Failure, Holder, HostInfo, VcpuInfo, Version};
 use guest_abi::memory::{E820_RAM, E820Entry};
 use guest_abi::x86_64::{FLAT_KERNEL_CS, FLAT_KERNEL_SS, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
+use lith_client::store::RESTART;
 use lith_client::{Extents, Permission, Privcmd, StoreError};
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -52,25 +54,38 @@ impl Dom0 {
     fn store<T>(
         &self,
         what: &str,
-        ask: impl FnOnce(&mut lith_client::Store) -> std::result::Result<T, StoreError>,
+        ask: impl Fn(&mut lith_client::Store) -> std::result::Result<T, StoreError>,
     ) -> Result<T> {
-        let mut store = self.store.borrow_mut();
-        if store.is_none() {
-            let opened = lith_client::Store::open();
-            *store = Some(opened.map_err(|e| HostError::System(format!("the store does not answer: {e}")))?);
-        }
-        let Some(open) = store.as_mut() else {
-            return Err(HostError::System("the store is closed".to_owned()));
+        let answer = match self.ask_once(&ask)? {
+            // A daemon that was started again knows what the last one did, and takes new connections. What it is asked twice
+            // is the same as once.
+            Err(StoreError::Closed) => self.ask_once(&ask)?,
+            answer => answer,
         };
-        let answer = ask(open);
-        if matches!(answer, Err(StoreError::Io { .. } | StoreError::Protocol(_))) {
-            // A daemon that restarted takes new connections.
-            *store = None;
-        }
         answer.map_err(|error| match error {
             StoreError::Refused { path, errno } => HostError::errno(format!("the store: {path}"), errno.0),
             error => HostError::System(format!("the store: {what}: {error}")),
         })
+    }
+
+    fn ask_once<T>(
+        &self,
+        ask: impl Fn(&mut lith_client::Store) -> std::result::Result<T, StoreError>,
+    ) -> Result<std::result::Result<T, StoreError>> {
+        let mut store = self.store.borrow_mut();
+        let open = match store.take() {
+            Some(open) => store.insert(open),
+            None => {
+                let opened = lith_client::Store::open(RESTART);
+                store
+                    .insert(opened.map_err(|e| HostError::System(format!("the store does not answer: {e}")))?)
+            }
+        };
+        let answer = ask(open);
+        if matches!(answer, Err(StoreError::Closed | StoreError::Io { .. } | StoreError::Protocol(_))) {
+            *store = None;
+        }
+        Ok(answer)
     }
 }
 
@@ -146,6 +161,10 @@ impl Hypervisor for Dom0 {
 
     fn set_max_pages(&self, domid: u32, pages: u64) -> Result<()> {
         self.privcmd.set_max_mem(id(domid)?, pages).map_err(refused)
+    }
+
+    fn claim(&self, domid: u32, pages: u64) -> Result<()> {
+        self.privcmd.claim(id(domid)?, pages).map_err(refused)
     }
 
     fn set_vcpus(&self, domid: u32, vcpus: u32) -> Result<()> {
@@ -245,6 +264,18 @@ impl Hypervisor for Dom0 {
         let mut frame = vec![0; PAGE];
         mapping.read(0, &mut frame);
         Ok(frame)
+    }
+
+    fn read_frames(&self, domid: u32, mfns: &[u64]) -> Result<Vec<u8>> {
+        let found = self.privcmd.map_foreign_some(id(domid)?, mfns, false).map_err(refused)?;
+        let mut missing = found.missing.iter().map(|(index, _)| *index).peekable();
+        let mut bytes = vec![0; mfns.len() * PAGE];
+        for (index, frame) in bytes.chunks_mut(PAGE).enumerate() {
+            if missing.next_if_eq(&index).is_none() {
+                found.mapping.read(index * PAGE, frame);
+            }
+        }
+        Ok(bytes)
     }
 
     fn set_memory_map(&self, domid: u32, pages: u64) -> Result<()> {
@@ -367,16 +398,20 @@ impl System for Dom0 {
         fs::read(path).map_err(|e| system(&path.display().to_string(), &e))
     }
 
-    fn write_file(&self, path: &Path, content: &[u8]) -> Result<()> {
-        let write = || -> std::io::Result<()> {
-            if let Some(dir) = path.parent() {
-                fs::create_dir_all(dir)?;
+    fn write_parts(&self, path: &Path, parts: Parts<'_, '_>) -> Result<()> {
+        let failed = |e| system(&path.display().to_string(), &e);
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(failed)?;
+        }
+        let partial = path.with_extension("partial");
+        let write = || {
+            let mut file = fs::File::create(&partial).map_err(failed)?;
+            for part in parts {
+                file.write_all(&part?).map_err(failed)?;
             }
-            let partial = path.with_extension("partial");
-            fs::write(&partial, content)?;
-            fs::rename(&partial, path)
+            fs::rename(&partial, path).map_err(failed)
         };
-        write().map_err(|e| system(&path.display().to_string(), &e))
+        write().inspect_err(|_| drop(fs::remove_file(&partial)))
     }
 
     fn file_version(&self, path: &Path) -> Option<String> {

@@ -55,7 +55,7 @@ impl Context<'_, '_> {
         then_destroy: bool,
     ) -> Result<()> {
         let domains = self.some(some)?;
-        self.ask(&domains, "poweroff")?;
+        ask(self.host, &domains, "poweroff")?;
         if !waiting.wait && !then_destroy {
             return self.each("shutdown", some, |_, _| Ok(()));
         }
@@ -74,31 +74,13 @@ impl Context<'_, '_> {
 
     pub(super) fn reboot(&mut self, some: &SomeDomains, waiting: &Waiting) -> Result<()> {
         let domains = self.some(some)?;
-        self.ask(&domains, "reboot")?;
+        ask(self.host, &domains, "reboot")?;
         let end = self.host.now() + Duration::from_secs(waiting.timeout);
         for domain in &domains {
             if waiting.wait {
                 self.wait_stopped(domain, end)?;
             }
             self.done("reboot", Some(domain.id()))?;
-        }
-        Ok(())
-    }
-
-    fn ask(&self, domains: &[Domain], word: &str) -> Result<()> {
-        for domain in domains {
-            let state = domain.info.state;
-            if state & DOMAIN_SHUTDOWN != 0 {
-                continue;
-            }
-            if state & DOMAIN_PAUSED != 0 {
-                return Err(Error::new(
-                    Kind::WrongState,
-                    format!("{} is paused, and cannot do it", domain.name),
-                )
-                .hint("`lith unpause` first, or `lith destroy`"));
-            }
-            self.host.write(&format!("/local/domain/{}/control/shutdown", domain.id()), word)?;
         }
         Ok(())
     }
@@ -199,6 +181,22 @@ impl Context<'_, '_> {
             }
         })
     }
+}
+
+/// Asks domains to end: `poweroff`, `reboot`.
+pub(super) fn ask(host: &dyn Host, domains: &[Domain], word: &str) -> Result<()> {
+    for domain in domains {
+        let state = domain.info.state;
+        if state & DOMAIN_SHUTDOWN != 0 {
+            continue;
+        }
+        if state & DOMAIN_PAUSED != 0 {
+            return Err(Error::new(Kind::WrongState, format!("{} is paused, and cannot do it", domain.name))
+                .hint("`lith unpause` first, or `lith destroy`"));
+        }
+        host.write(&format!("/local/domain/{}/control/shutdown", domain.id()), word)?;
+    }
+    Ok(())
 }
 
 fn state_of(domain: &Domain) -> String {

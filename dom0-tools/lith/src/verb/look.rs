@@ -6,7 +6,7 @@ use crate::create::reason_text;
 use crate::domain::{self, Domain, reason_word};
 use crate::error::{Error, Kind, Result};
 use crate::host::{Host, errno_text};
-use crate::output::{Cell, Format, Record, Table, document, left, right};
+use crate::output::{Cell, Format, Record, Table, document, hidden, left, right};
 use crate::supervise::Recipe;
 use guest_abi::control::{self, HostInfo};
 use serde_json::json;
@@ -176,6 +176,9 @@ impl Context<'_, '_> {
                 right("CPU", "cpu"),
                 left("STATE", "state"),
                 right("TIME", "cpu_time_ns"),
+                right("WAITED", "waited_ns"),
+                hidden("blocked_ns"),
+                hidden("offline_ns"),
                 left("MAY RUN ON", "hard"),
                 left("PREFERS", "soft"),
             ],
@@ -185,6 +188,8 @@ impl Context<'_, '_> {
                 let info = self.host.vcpu(domain.id(), vcpu)?;
                 let (hard, soft) = self.host.affinity(domain.id(), vcpu)?;
                 let online = info.flags & control::VCPU_ONLINE != 0;
+                // By `RUNSTATE_*`, all of one moment: their sum is the vCPU's age.
+                let [_, waited, blocked, offline] = info.time;
                 let word = match info.flags {
                     _ if !online => "offline",
                     flags if flags & control::VCPU_RUNNING != 0 => "running",
@@ -198,6 +203,9 @@ impl Context<'_, '_> {
                     if online { Cell::plain(info.cpu) } else { Cell::plain(()) },
                     Cell::plain(word),
                     Cell::shown(info.cpu_time, seconds(info.cpu_time)),
+                    Cell::shown(waited, seconds(waited)),
+                    Cell::plain(blocked),
+                    Cell::plain(offline),
                     Cell::plain(CpuSet::from_bitmap(&hard, cpus).to_string()),
                     Cell::plain(CpuSet::from_bitmap(&soft, cpus).to_string()),
                 ]);

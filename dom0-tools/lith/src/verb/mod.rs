@@ -6,6 +6,7 @@ mod doctor;
 mod life;
 mod look;
 mod manual;
+pub mod top;
 mod tune;
 mod watch;
 
@@ -140,9 +141,7 @@ impl Context<'_, '_> {
     /// One that is not dom0.
     fn find_guest(&self, word: &str) -> Result<Domain> {
         let domain = self.find(word)?;
-        if domain.id() == 0 {
-            return Err(Error::new(Kind::WrongState, "this is not done to dom0, which runs the tools"));
-        }
+        guest(&domain)?;
         Ok(domain)
     }
 
@@ -164,6 +163,14 @@ impl Context<'_, '_> {
             // There is nobody to tell that the stream is closed.
             let _ = writeln!(self.streams.err, "{text}");
         }
+    }
+}
+
+/// Whether it is one that something may be done to.
+fn guest(domain: &Domain) -> Result<()> {
+    match domain.id() {
+        0 => Err(Error::new(Kind::WrongState, "this is not done to dom0, which runs the tools")),
+        _ => Ok(()),
     }
 }
 

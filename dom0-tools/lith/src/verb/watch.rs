@@ -1,85 +1,17 @@
-//! Verbs that go on: `top`, `events`.
+//! `events`.
 
 use super::Context;
-use super::look::seconds;
-use crate::config::bytes_text;
 use crate::domain::{self, Domain};
 use crate::error::Result;
-use crate::output::{Cell, Format, Table, document, left, right};
+use crate::output::{Format, document};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const PAGE: u64 = 4096;
 /// How often it is looked for events, besides when the store says that there is one.
 const POLL: Duration = Duration::from_millis(500);
 
 impl Context<'_, '_> {
-    pub(super) fn top(&mut self, batch: bool, delay: u64, iterations: Option<u64>) -> Result<()> {
-        let mut before: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut then = self.host.now();
-        let mut round = 0;
-        while iterations.is_none_or(|most| round < most) {
-            if round > 0 {
-                self.host.sleep(Duration::from_secs(delay.max(1)));
-            }
-            round += 1;
-            let now = self.host.now();
-            let domains = domain::list(self.host)?;
-            let table = self.top_table(&domains, &before, now.saturating_sub(then))?;
-            if !batch && self.format == Format::Table && self.streams.terminal {
-                // To the top of an empty screen.
-                write!(self.streams.out, "\x1b[H\x1b[J")?;
-            }
-            self.table(&table)?;
-            self.streams.out.flush()?;
-            before = domains.iter().map(|d| (d.id(), d.info.cpu_time)).collect();
-            then = now;
-        }
-        Ok(())
-    }
-
-    /// A domain's share of a CPU since the last table, in tenths of a per cent; since its creation in the first one.
-    fn top_table(&self, domains: &[Domain], before: &BTreeMap<u32, u64>, span: Duration) -> Result<Table> {
-        let mut table = Table::new(
-            "top",
-            &[
-                left("NAME", "name"),
-                right("ID", "domid"),
-                left("STATE", "state"),
-                right("CPU", "cpu_permille"),
-                right("TIME", "cpu_time_ns"),
-                right("MEMORY", "memory_bytes"),
-                right("VCPUS", "vcpus"),
-                right("GRANTS", "grant_frames"),
-                right("EVENTS", "event_channels"),
-            ],
-        );
-        let uptime = self.host.host_info()?.uptime;
-        for domain in domains {
-            let info = &domain.info;
-            let (used, span) = match before.get(&domain.id()) {
-                Some(before) => {
-                    (info.cpu_time.saturating_sub(*before), u64::try_from(span.as_nanos()).unwrap_or(0))
-                }
-                None => (info.cpu_time, uptime.saturating_sub(info.created)),
-            };
-            let permille = used.saturating_mul(1000).checked_div(span).unwrap_or(0);
-            table.row(vec![
-                Cell::plain(domain.name.clone()),
-                Cell::plain(domain.id()),
-                Cell::shown(domain.state(), domain.letters()),
-                Cell::shown(permille, format!("{}.{} %", permille / 10, permille % 10)),
-                Cell::shown(info.cpu_time, seconds(info.cpu_time)),
-                Cell::shown(info.pages * PAGE, bytes_text(info.pages * PAGE)),
-                Cell::plain(info.online_vcpus),
-                Cell::plain(info.grant_frames),
-                Cell::plain(info.evtchns),
-            ]);
-        }
-        Ok(table)
-    }
-
     pub(super) fn events(&mut self, count: Option<u64>, timeout: Option<u64>) -> Result<()> {
         let end = timeout.map(|seconds| self.host.now() + Duration::from_secs(seconds));
         let mut printed = 0;

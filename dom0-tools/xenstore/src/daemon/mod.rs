@@ -262,14 +262,14 @@ impl<H: Hypervisor> Daemon<H> {
     /// # Errors
     /// When waiting or the journal fails.
     pub fn turn(&mut self, signals: Option<&Signals>, limit: Option<Duration>) -> io::Result<Option<End>> {
-        self.wait(signals, limit)?;
+        let fired = self.wait(signals, limit)?;
         while let Some(signal) = signals.and_then(Signals::next) {
             match signal {
                 os::SIGHUP => self.restart = true,
                 _ => return self.journal.flush().map(|()| Some(End::Stop)),
             }
         }
-        let (ports, deaths) = self.hypervisor.fired();
+        let (ports, deaths) = if fired { self.hypervisor.fired() } else { Default::default() };
         self.stirred.extend(ports.iter().filter_map(|port| self.links.connection_at(*port)));
         if deaths {
             self.look_after_domains();
@@ -282,11 +282,12 @@ impl<H: Hypervisor> Daemon<H> {
         Ok(self.restart.then_some(End::Restart))
     }
 
-    fn wait(&mut self, signals: Option<&Signals>, limit: Option<Duration>) -> io::Result<()> {
-        let busy =
-            !self.stirred.is_empty() || self.machine.connections().any(|(id, _)| self.machine.ready(id));
+    /// Waits; whether the hypervisor may have something.
+    fn wait(&mut self, signals: Option<&Signals>, limit: Option<Duration>) -> io::Result<bool> {
+        let busy = !self.stirred.is_empty() || self.machine.all_ready().next().is_some();
         let mut waits = Vec::new();
         waits.extend(self.hypervisor.fd().map(|fd| Wait::new(fd, true, false)));
+        let hypervisor = waits.len();
         waits.extend(signals.map(|signals| Wait::new(signals.as_fd(), true, false)));
         let others = waits.len();
         let machine = &self.machine;
@@ -295,9 +296,11 @@ impl<H: Hypervisor> Daemon<H> {
         os::wait(&mut waits, limit)?;
         let readable = |wait: &Wait<'_>| wait.readable();
         let found: Vec<_> = waits[others..].iter().map(readable).collect();
+        // One that has no descriptor is asked each time.
+        let fired = waits[..hypervisor].iter().all(readable);
         drop(waits);
         self.sockets.note_readable(&ids, &found);
-        Ok(())
+        Ok(fired)
     }
 
     fn read_rings(&mut self) {
@@ -344,17 +347,16 @@ impl<H: Hypervisor> Daemon<H> {
     }
 
     fn answer(&mut self) {
-        let all: Vec<_> = self.machine.connections().map(|(id, _)| id).collect();
-        for id in all {
+        let ready: Vec<_> = self.machine.all_ready().collect();
+        for id in ready {
             for _ in 0..BURST {
                 if !self.machine.ready(id) || !self.step(id) {
                     break;
                 }
             }
-            if self.machine.hopeless(id) {
-                self.close(id);
-            }
         }
+        let hopeless: Vec<_> = self.machine.hopeless().collect();
+        hopeless.into_iter().for_each(|id| self.close(id));
     }
 
     /// Answers one message; whether there may be more.
@@ -404,8 +406,7 @@ impl<H: Hypervisor> Daemon<H> {
 
     /// Sends what waits: first the journal, then what is seen outside.
     fn write(&mut self) -> io::Result<()> {
-        let waiting: Vec<_> =
-            self.machine.connections().map(|(id, _)| id).filter(|id| self.machine.has_output(*id)).collect();
+        let waiting: Vec<_> = self.machine.with_output().collect();
         for id in &waiting {
             let Some((_, link)) = self.links.by_connection(*id) else { continue };
             match link.ring.room() {

@@ -18,6 +18,8 @@ pub(crate) struct Sockets {
     listener: UnixListener,
     open: BTreeMap<ConnectionId, UnixStream>,
     readable: Vec<ConnectionId>,
+    /// Somebody wants to connect.
+    knocks: bool,
 }
 
 impl Sockets {
@@ -41,7 +43,7 @@ impl Sockets {
         for socket in open.values() {
             socket.set_nonblocking(true)?;
         }
-        Ok(Sockets { listener, open, readable: Vec::new() })
+        Ok(Sockets { listener, open, readable: Vec::new(), knocks: false })
     }
 
     pub fn has(&self, id: ConnectionId) -> bool {
@@ -49,12 +51,13 @@ impl Sockets {
     }
 
     pub fn accept(&mut self) -> Option<UnixStream> {
-        if self.open.len() >= MOST {
+        if !self.knocks || self.open.len() >= MOST {
             return None;
         }
-        let (socket, _) = self.listener.accept().ok()?;
-        socket.set_nonblocking(true).ok()?;
-        Some(socket)
+        let accepted =
+            self.listener.accept().and_then(|(socket, _)| socket.set_nonblocking(true).map(|()| socket));
+        self.knocks = accepted.is_ok();
+        accepted.ok()
     }
 
     pub fn insert(&mut self, id: ConnectionId, socket: UnixStream) {
@@ -83,7 +86,9 @@ impl Sockets {
         self.open.keys().copied().collect()
     }
 
+    /// Takes note of what was found of those whom `waits` named; one more is the listener's.
     pub fn note_readable(&mut self, ids: &[ConnectionId], found: &[bool]) {
+        self.knocks = found.get(ids.len()).copied().unwrap_or_default();
         self.readable.extend(ids.iter().zip(found).filter(|(_, found)| **found).map(|(id, _)| *id));
     }
 
