@@ -12,6 +12,7 @@ needs=(
 	/usr/include/xen/xen.h:libxen-dev
 	/usr/bin/qemu-system-x86_64:qemu-system-x86
 	/usr/bin/bochs:bochs
+	/usr/share/vgabios/vgabios.bin:vgabios
 	/usr/share/seabios/bios.bin:seabios
 	/usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
 	/usr/bin/grub-mkimage:grub-common

@@ -1,11 +1,12 @@
 //! `bench`: one program, the first process of the same machine with no hypervisor, with Debian's Xen and with
 //! Xenolith, in one go; a table of what each operation takes, and the ratios.
 
-use crate::bench_table::{Column, Row, Table, hypervisors, name};
+use crate::bench_table::{Column, Flags, Row, Table, hypervisors, name};
 use crate::console::Console;
+use crate::guests::{self, On};
 use crate::image::cpio::Archive;
 use crate::machine::{self, Hypervisor, Kernel, Machine, Spec};
-use crate::{paths, sh};
+use crate::{build, gdb, paths, sh};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -35,29 +36,26 @@ runs agree to about 0.3 %. A `bar` is the ratio of Xenolith to Xen that must not
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const TIME_LIMIT: Duration = Duration::from_secs(900);
 const END: &str = "BENCH-END";
+/// Row of the time from the machine's start to its first process.
+pub const POWER_ON: &str = "power-on-to-init";
 
 struct Options {
     on: Vec<Hypervisor>,
     spec: Spec,
     json: PathBuf,
-    check: bool,
-    verbose: bool,
+    flags: Flags,
 }
 
 /// The verb.
 pub fn run(args: &[String]) -> Result<ExitCode> {
-    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        print!("{HELP}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let options = parse(args)?;
+    let Some(options) = parse(args)? else { return Ok(ExitCode::SUCCESS) };
     let initrd = initramfs(&options.spec.kernel)?;
     let mut columns = Vec::new();
     let mut failures = Vec::new();
     for &hypervisor in &options.on {
         let spec = Spec { hypervisor, initrd: Some(initrd.clone()), ..options.spec.clone() };
         eprintln!("measuring on {}", name(hypervisor));
-        match measure(&spec, options.verbose) {
+        match column(&spec, options.flags.verbose) {
             Ok(rows) => columns.push(Column { hypervisor, rows }),
             Err(error) => failures.push(format!("{}: {error:#}", name(hypervisor))),
         }
@@ -67,42 +65,35 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
     sh::write(&options.json, table.json().as_bytes())?;
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     let above = table.above();
-    if !above.is_empty() {
-        println!("above their bars: {}", above.join(", "));
-    }
-    Ok(ExitCode::from(u8::from(options.check && !above.is_empty())))
+    Ok(options.flags.verdict(&above))
 }
 
-fn parse(args: &[String]) -> Result<Options> {
-    let spec = Spec {
+fn parse(args: &[String]) -> Result<Option<Options>> {
+    let mut spec = Spec {
         cpu: Some("qemu64".to_owned()),
         dom0_append: "quiet nokaslr norandmaps".to_owned(),
         icount: true,
         ..Spec::default()
     };
-    let on = vec![Hypervisor::Bare, Hypervisor::Xen, Hypervisor::Xenolith];
-    let mut options =
-        Options { on, spec, json: paths::out().join("bench.json"), check: false, verbose: false };
-    let mut args = args.iter();
-    while let Some(option) = args.next() {
-        let mut value = || args.next().with_context(|| format!("{option} needs a value"));
-        match option.as_str() {
-            "--on" => options.on = hypervisors(value()?, &options.on)?,
+    let mut on = vec![Hypervisor::Bare, Hypervisor::Xen, Hypervisor::Xenolith];
+    let mut json = paths::out().join("bench.json");
+    let flags = Flags::parse(args, HELP, |option, value| {
+        match option {
+            "--on" => on = hypervisors(&value()?, &on)?,
             // What follows `--` are the arguments of the first process.
-            "--rows" => options.spec.dom0_append += &format!(" -- {}", value()?.replace(',', " ")),
-            "--kernel" => options.spec.kernel = kernel(value()?)?,
-            "--cpu" => options.spec.cpu = Some(value()?.clone()),
-            "--wall" => options.spec.icount = false,
-            "--cpus" => options.spec.cpus = value()?.parse().context("--cpus needs a number")?,
-            "--append" => options.spec.append.clone_from(value()?),
-            "--memory" => options.spec.memory = value()?.parse().context("--memory needs a number")?,
-            "--json" => options.json = value()?.into(),
-            "--check" => options.check = true,
-            "--verbose" => options.verbose = true,
-            _ => bail!("unknown option {option}\n{HELP}"),
+            "--rows" => spec.dom0_append += &format!(" -- {}", value()?.replace(',', " ")),
+            "--kernel" => spec.kernel = kernel(&value()?)?,
+            "--cpu" => spec.cpu = Some(value()?),
+            "--wall" => spec.icount = false,
+            "--cpus" => spec.cpus = value()?.parse().context("--cpus needs a number")?,
+            "--append" => spec.append = value()?,
+            "--memory" => spec.memory = value()?.parse().context("--memory needs a number")?,
+            "--json" => json = value()?.into(),
+            _ => return Ok(false),
         }
-    }
-    Ok(options)
+        Ok(true)
+    })?;
+    Ok(flags.map(|flags| Options { on, spec, json, flags }))
 }
 
 fn kernel(text: &str) -> Result<Kernel> {
@@ -138,6 +129,11 @@ pub fn initramfs(kernel: &Kernel) -> Result<Vec<u8>> {
 
 /// One boot: the rows as the program printed them.
 pub fn measure(spec: &Spec, verbose: bool) -> Result<Vec<Row>> {
+    rows(&boot(spec, verbose)?)
+}
+
+/// What the serial line said until the program came to its end.
+fn boot(spec: &Spec, verbose: bool) -> Result<String> {
     let machine = Machine::prepare(spec)?;
     eprintln!("{} -serial stdio", machine.shown());
     let mut console = Console::start(machine.command(false))?;
@@ -147,7 +143,45 @@ pub fn measure(spec: &Spec, verbose: bool) -> Result<Vec<Row>> {
         eprintln!("--- the serial line ---\n{}\n--- end ---", transcript.trim_end());
     }
     ended.context("the measurement did not end; the serial line is above")?;
-    rows(&transcript)
+    Ok(transcript)
+}
+
+/// The program's rows, and what the way from the hypervisor's first instruction to the program's took.
+fn column(spec: &Spec, verbose: bool) -> Result<Vec<Row>> {
+    let transcript = boot(spec, verbose)?;
+    let mut rows = rows(&transcript)?;
+    let whole = rows.iter().find(|row| row.name == POWER_ON).map(|row| row.time);
+    if let (Some(whole), true, Some(address)) = (whole, spec.icount, entry(spec.hypervisor, &transcript)?) {
+        let name = "entry-to-init".to_owned();
+        rows.push(Row { name, time: whole - entered(spec, address)? as f64, counted: None });
+    }
+    Ok(rows)
+}
+
+/// Machine address of the hypervisor's first instruction, if there is a hypervisor.
+fn entry(hypervisor: Hypervisor, transcript: &str) -> Result<Option<u64>> {
+    Ok(match hypervisor {
+        Hypervisor::Bare => None,
+        Hypervisor::Xenolith => Some(guests::entry(&build::build()?.elf, On::Xenolith)?),
+        // GRUB loads it as high as it can.
+        Hypervisor::Xen => {
+            let said = transcript.lines().find_map(|line| line.split_once("image load base address: 0x"));
+            let base = said.context("Xen does not say where it is")?.1.trim();
+            let base = u64::from_str_radix(base, 16).with_context(|| format!("no address: {base}"))?;
+            Some(base + guests::entry(&guests::plain_xen(&paths::out())?, On::Xen)?)
+        }
+    })
+}
+
+/// The time-stamp counter at the hypervisor's first instruction, which is the same at each boot. A boot of its own, so
+/// that the debugger has no part in what is measured.
+fn entered(spec: &Spec, address: u64) -> Result<u64> {
+    let machine = Machine::prepare(spec)?;
+    let socket = machine.dir().join("gdb");
+    let mut command = machine.command(false);
+    command.args(gdb::qemu_words(&socket));
+    let _console = Console::start(command)?;
+    gdb::counter_at(&socket, address, TIME_LIMIT).context("the hypervisor was not entered where it should be")
 }
 
 fn rows(transcript: &str) -> Result<Vec<Row>> {
@@ -161,7 +195,7 @@ fn rows(transcript: &str) -> Result<Vec<Row>> {
     // The firmware and GRUB are in this one: they are the same for all.
     let start = transcript.lines().find_map(|line| line.strip_prefix("BENCH-AT init "));
     if let Some(cycles) = start.and_then(|text| text.trim().parse().ok()) {
-        rows.push(Row { name: "power-on-to-init".to_owned(), time: cycles, counted: None });
+        rows.push(Row { name: POWER_ON.to_owned(), time: cycles, counted: None });
     }
     Ok(rows)
 }

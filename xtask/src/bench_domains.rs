@@ -1,12 +1,13 @@
 //! `bench-domains`: what guests cost, `xl` on Debian's Xen beside `lith` on Xenolith, on the same machine with the same guest.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::bench_table::{hypervisors, name};
+use crate::bench_table::{Flags, name};
 use crate::console::Console;
 use crate::machine::{Domains, Hypervisor, Machine, Spec};
 use crate::{bench, guests};
@@ -26,48 +27,45 @@ time), the memory that a guest costs beyond its own, and how many guests of 32 M
 const TIME_LIMIT: Duration = Duration::from_secs(1500);
 const SCRIPT: &str = include_str!("bench_domains.sh");
 
-/// Ratios of Xenolith to Xen that must not be exceeded. Guests that fit are better the more there are.
-const BARS: &[(&str, f64)] =
-    &[("create-16M", 0.33), ("destroy-16M", 0.33), ("overhead-1-kib", 0.5), ("overhead-8-kib", 0.5)];
-/// The row of which more is better.
-const MORE_IS_BETTER: &str = "guests-of-32M";
+const BARS: Bars = Bars {
+    rows: &[("create-16M", 0.33), ("destroy-16M", 0.33), ("overhead-1-kib", 0.5), ("overhead-8-kib", 0.5)],
+    others: 1.0,
+    more_is_better: &["guests-of-32M"],
+};
+
+/// Ratios of Xenolith to Xen.
+pub struct Bars {
+    /// Of rows by name.
+    pub rows: &'static [(&'static str, f64)],
+    /// Of all others.
+    pub others: f64,
+    /// Rows whose ratio must not be below the bar, instead of above.
+    pub more_is_better: &'static [&'static str],
+}
 
 /// The verb.
 pub fn run(args: &[String]) -> Result<ExitCode> {
-    let (mut on, mut check, mut verbose) = (vec![Hypervisor::Xen, Hypervisor::Xenolith], false, false);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--on" => on = hypervisors(args.next().context("--on needs a list")?, &on)?,
-            "--check" => check = true,
-            "--verbose" => verbose = true,
-            "--help" | "-h" => {
-                print!("{HELP}");
-                return Ok(ExitCode::SUCCESS);
-            }
-            _ => bail!("unknown option {arg}\n{HELP}"),
-        }
-    }
+    let Some((on, flags)) = Flags::parse_with_both(args, HELP)? else { return Ok(ExitCode::SUCCESS) };
     let mut columns = BTreeMap::new();
     for hypervisor in &on {
         eprintln!("measuring on {}", name(*hypervisor));
-        columns.insert(name(*hypervisor), measure(*hypervisor, verbose)?);
+        let programs = vec![bench::program()?, guests::build()?.join("idle")];
+        columns.insert(name(*hypervisor), measure(*hypervisor, SCRIPT, programs, flags.verbose)?);
     }
-    let above = print_table(&columns);
-    if !above.is_empty() {
-        println!("above their bars: {}", above.join(", "));
-    }
-    Ok(ExitCode::from(u8::from(check && !above.is_empty())))
+    let above = print_table("", &columns, &BARS);
+    Ok(flags.verdict(&above))
 }
 
-type Rows = BTreeMap<String, f64>;
+/// A figure for each row.
+pub type Rows = BTreeMap<String, f64>;
 
-fn print_table(columns: &BTreeMap<&str, Rows>) -> Vec<String> {
+/// Prints the rows of both hypervisors, where they were measured, and returns those beyond their bars.
+pub fn print_table(title: &str, columns: &BTreeMap<&str, Rows>, bars: &Bars) -> Vec<String> {
     let none = Rows::new();
     let column = |name| columns.get(name).unwrap_or(&none);
     let (xen, xenolith) = (column(name(Hypervisor::Xen)), column(name(Hypervisor::Xenolith)));
     let mut above = Vec::new();
-    println!("{:20}{:>14}{:>14}{:>8}{:>6}", "", "xen", "xenolith", "ratio", "bar");
+    println!("{title:20}{:>14}{:>14}{:>8}{:>6}", "xen", "xenolith", "ratio", "bar");
     let shown = |value: Option<&f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
     let mut names: Vec<_> = xen.keys().chain(xenolith.keys()).collect();
     names.sort();
@@ -77,9 +75,10 @@ fn print_table(columns: &BTreeMap<&str, Rows>) -> Vec<String> {
         print!("{row:20}{:>14}{:>14}", shown(theirs), shown(own));
         if let (Some(theirs), Some(own)) = (theirs, own) {
             let ratio = own / theirs;
-            let bar = BARS.iter().find(|bar| bar.0 == row).map_or(1.0, |bar| bar.1);
+            let bar = bars.rows.iter().find(|bar| bar.0 == row).map_or(bars.others, |bar| bar.1);
             print!("{ratio:8.2}{bar:6.2}");
-            if if row == MORE_IS_BETTER { ratio < bar } else { ratio > bar } {
+            let more_is_better = bars.more_is_better.contains(&row.as_str());
+            if if more_is_better { ratio < bar } else { ratio > bar } {
                 above.push(row.clone());
             }
         }
@@ -88,8 +87,8 @@ fn print_table(columns: &BTreeMap<&str, Rows>) -> Vec<String> {
     above
 }
 
-fn measure(hypervisor: Hypervisor, verbose: bool) -> Result<Rows> {
-    let programs = vec![bench::program()?, guests::build()?.join("idle")];
+/// Runs a script in dom0 of the machine that guests are measured on, and returns its rows.
+pub fn measure(hypervisor: Hypervisor, script: &str, programs: Vec<PathBuf>, verbose: bool) -> Result<Rows> {
     let spec = Spec {
         hypervisor,
         memory: 2048,
@@ -99,10 +98,15 @@ fn measure(hypervisor: Hypervisor, verbose: bool) -> Result<Rows> {
         domains: Domains::Tools,
         icount: true,
         programs,
-        command: Some(SCRIPT.to_owned()),
+        command: Some(script.to_owned()),
         ..Spec::default()
     };
-    let machine = Machine::prepare(&spec)?;
+    run_script(&spec, verbose)
+}
+
+/// Runs the command of a machine's dom0, and returns the rows that it printed as lines `BENCH NAME FIGURE`.
+pub fn run_script(spec: &Spec, verbose: bool) -> Result<Rows> {
+    let machine = Machine::prepare(spec)?;
     let mut console = Console::start(machine.command(false))?;
     let mut lines = Vec::new();
     let done = console.run_command(TIME_LIMIT, |line| lines.push(line.to_owned()));

@@ -1,6 +1,7 @@
 //! `bench-guest`: the hypervisor's short paths, measured by a tiny guest on Debian's Xen and on Xenolith, as instructions
 //! an operation, with the ratios and the bars that they are held to.
 
+use crate::bench_table::Flags;
 use crate::guests::{Answer, On, Options, Runner};
 use anyhow::{Context, Result, bail, ensure};
 use std::process::ExitCode;
@@ -48,34 +49,25 @@ type Rows = Vec<(String, u64)>;
 /// The verb.
 pub fn run(args: &[String]) -> Result<ExitCode> {
     let mut options = Options { icount: true, ..Options::default() };
-    let (mut on, mut check, mut verbose) = (vec![On::Xen, On::Xenolith], false, false);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
-        match arg.as_str() {
+    let mut on = vec![On::Xen, On::Xenolith];
+    let flags = Flags::parse(args, HELP, |option, value| {
+        match option {
             "--on" => on = value()?.split(',').map(hypervisor).collect::<Result<_>>()?,
-            "--cpu" => options.cpu = value()?.clone(),
+            "--cpu" => options.cpu = value()?,
             "--memory" => options.memory = value()?.parse().context("--memory needs MiB")?,
-            "--append" => options.append = value()?.clone(),
-            "--check" => check = true,
-            "--verbose" => verbose = true,
-            "--help" | "-h" => {
-                print!("{HELP}");
-                return Ok(ExitCode::SUCCESS);
-            }
-            _ => bail!("unknown option {arg}\n{HELP}"),
+            "--append" => options.append = value()?,
+            _ => return Ok(false),
         }
-    }
+        Ok(true)
+    })?;
+    let Some(flags) = flags else { return Ok(ExitCode::SUCCESS) };
     let mut columns = Vec::new();
     for on in on {
-        columns.push((on, measure(&Options { on, ..options.clone() }, verbose)?));
+        columns.push((on, measure(&Options { on, ..options.clone() }, flags.verbose)?));
     }
     let (text, above) = table(&columns);
     print!("{text}");
-    if !above.is_empty() {
-        println!("above their bars: {}", above.join(", "));
-    }
-    Ok(ExitCode::from(u8::from(check && !above.is_empty())))
+    Ok(flags.verdict(&above))
 }
 
 /// All rows of one hypervisor: the short paths on the machine that was asked for, the start on all sizes.

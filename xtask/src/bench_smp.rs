@@ -7,16 +7,18 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::bench::{initramfs, measure};
-use crate::machine::{Hypervisor, Spec};
+use crate::bench::{POWER_ON, initramfs, measure};
+use crate::bench_table::Flags;
+use crate::machine::{Domains, Hypervisor, Spec};
+use crate::{bench_domains, guests};
 
 const HELP: &str = "\
 usage: cargo xtask bench-smp [OPTION]...
 
 Boots bench/'s program on machines with several CPUs, on Debian's Xen 4.17 and on Xenolith by turns, and prints the
-median of each row in nanoseconds and the ratio.
+median of each row in nanoseconds and the ratio. Then three guests that spin share a CPU by their weights.
 
   --rounds N      how often each machine is booted (3)
   --check         fail if a ratio is above its bar
@@ -56,20 +58,14 @@ impl Setting {
 
 /// The verb.
 pub fn run(args: &[String]) -> Result<ExitCode> {
-    let (mut rounds, mut check, mut verbose) = (3, false, false);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--rounds" => rounds = args.next().context("--rounds needs a number")?.parse()?,
-            "--check" => check = true,
-            "--verbose" => verbose = true,
-            "--help" | "-h" => {
-                print!("{HELP}");
-                return Ok(ExitCode::SUCCESS);
-            }
-            _ => bail!("unknown option {arg}\n{HELP}"),
+    let mut rounds = 3;
+    let flags = Flags::parse(args, HELP, |option, value| {
+        if option == "--rounds" {
+            rounds = value()?.parse().context("--rounds needs a number")?;
         }
-    }
+        Ok(option == "--rounds")
+    })?;
+    let Some(flags) = flags else { return Ok(ExitCode::SUCCESS) };
     let initrd = initramfs(&Spec::default().kernel)?;
     let mut above = Vec::new();
     for setting in SETTINGS {
@@ -78,8 +74,8 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             eprintln!("{}: round {}", setting.title, round + 1);
             for (hypervisor, figures) in [(Hypervisor::Xenolith, &mut xenolith), (Hypervisor::Xen, &mut xen)]
             {
-                let rows = measure(&spec(&setting, hypervisor, &initrd), verbose)?;
-                for row in rows.into_iter().filter(|row| row.name != "power-on-to-init") {
+                let rows = measure(&spec(&setting, hypervisor, &initrd), flags.verbose)?;
+                for row in rows.into_iter().filter(|row| row.name != POWER_ON) {
                     figures.entry(row.name).or_default().push(row.time);
                 }
             }
@@ -94,10 +90,43 @@ pub fn run(args: &[String]) -> Result<ExitCode> {
             }
         }
     }
-    if !above.is_empty() {
-        println!("above their bars: {}", above.join(", "));
-    }
-    Ok(ExitCode::from(u8::from(check && !above.is_empty())))
+    above.extend(compare_shares(flags.verbose)?);
+    Ok(flags.verdict(&above))
+}
+
+/// In dom0 of a machine of [`shares_spec`]: prints rows `share-error` and `shared-permille`, thousandths
+/// of a share and of the CPU.
+pub const SHARES: &str = include_str!("bench_shares.sh");
+/// The greatest error of a share, in thousandths, whatever Xen's is.
+pub const SHARE_ERROR: f64 = 10.0;
+
+/// A machine of two CPUs, the first of them dom0's.
+pub fn shares_spec(hypervisor: Hypervisor) -> Result<Spec> {
+    Ok(Spec {
+        hypervisor,
+        cpus: 2,
+        default_dom0_memory: true,
+        append: "dom0_mem=512M,max:512M dom0_max_vcpus=1 dom0_vcpus_pin".to_owned(),
+        domains: Domains::Tools,
+        programs: vec![guests::build()?.join("idle")],
+        command: Some(SHARES.to_owned()),
+        ..Spec::default()
+    })
+}
+
+/// What three guests that spin get of a CPU, beside their weights.
+fn compare_shares(verbose: bool) -> Result<Option<String>> {
+    const ROW: &str = "share-error";
+    let title = "3 guests on 1 CPU, by weight";
+    eprintln!("{title}");
+    let error = |hypervisor| -> Result<f64> {
+        let rows = bench_domains::run_script(&shares_spec(hypervisor)?, verbose)?;
+        rows.get(ROW).copied().context("no share was printed")
+    };
+    let (own, xen) = (error(Hypervisor::Xenolith)?, error(Hypervisor::Xen)?);
+    println!("{title:28}{:>12}{:>12}{:>14}", "xen", "xenolith", "bar");
+    println!("  {:26}{xen:12.1}{own:12.1}{SHARE_ERROR:14.1}", "share-error, thousandths");
+    Ok((own.is_nan() || own >= SHARE_ERROR).then(|| ROW.to_owned()))
 }
 
 fn spec(setting: &Setting, hypervisor: Hypervisor, initrd: &[u8]) -> Spec {

@@ -1,8 +1,67 @@
 //! The table of `bench`: a column a hypervisor, the ratios between them, what was counted, and the bars.
 
 use crate::machine::Hypervisor;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
+use std::process::ExitCode;
+
+/// What all benchmarks are told on their command lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Flags {
+    /// A ratio above its bar is a failure.
+    pub check: bool,
+    /// Each serial line is shown.
+    pub verbose: bool,
+}
+
+impl Flags {
+    /// Reads a command line. `other` is given each option that is not one of these, with what reads its value, and answers whether it
+    /// knows it. Nothing: `help` was asked for, and printed.
+    pub fn parse(
+        args: &[String],
+        help: &str,
+        mut other: impl FnMut(&str, &mut dyn FnMut() -> Result<String>) -> Result<bool>,
+    ) -> Result<Option<Flags>> {
+        let mut flags = Flags::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--check" => flags.check = true,
+                "--verbose" => flags.verbose = true,
+                "--help" | "-h" => {
+                    print!("{help}");
+                    return Ok(None);
+                }
+                _ => {
+                    let mut value = || args.next().cloned().with_context(|| format!("{arg} needs a value"));
+                    ensure!(other(arg, &mut value)?, "unknown option {arg}\n{help}");
+                }
+            }
+        }
+        Ok(Some(flags))
+    }
+
+    /// The same of a benchmark whose one option is `--on`: a list of Xen and Xenolith, both unless it says otherwise.
+    pub fn parse_with_both(args: &[String], help: &str) -> Result<Option<(Vec<Hypervisor>, Flags)>> {
+        let mut on = vec![Hypervisor::Xen, Hypervisor::Xenolith];
+        let flags = Flags::parse(args, help, |option, value| {
+            if option == "--on" {
+                on = hypervisors(&value()?, &on)?;
+            }
+            Ok(option == "--on")
+        })?;
+        Ok(flags.map(|flags| (on, flags)))
+    }
+
+    /// Names the rows above their bars, and says how the verb ends.
+    pub fn verdict(self, above: &[impl AsRef<str>]) -> ExitCode {
+        if !above.is_empty() {
+            let names: Vec<&str> = above.iter().map(AsRef::as_ref).collect();
+            println!("above their bars: {}", names.join(", "));
+        }
+        ExitCode::from(u8::from(self.check && !above.is_empty()))
+    }
+}
 
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,11 +127,14 @@ fn shown(number: Option<f64>, digits: usize) -> String {
 }
 
 impl<'a> Table<'a> {
-    /// The table of these columns; the rows are those of the first.
+    /// The table of these columns; the rows are those of the first, then what others have besides.
     pub fn new(columns: &'a [Column]) -> Self {
-        let rows = columns
-            .first()
-            .map_or(Vec::new(), |column| column.rows.iter().map(|row| row.name.as_str()).collect());
+        let mut rows = Vec::new();
+        for name in columns.iter().flat_map(|column| &column.rows).map(|row| row.name.as_str()) {
+            if !rows.contains(&name) {
+                rows.push(name);
+            }
+        }
         Self { columns, rows }
     }
 
@@ -176,6 +238,25 @@ impl<'a> Table<'a> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn flags_are_told_from_a_verbs_own_options() {
+        let read = |line: &str| {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let mut rounds = 0;
+            let flags = Flags::parse(&args, "help", |option, value| {
+                if option == "--rounds" {
+                    rounds = value()?.parse()?;
+                }
+                Ok(option == "--rounds")
+            });
+            flags.map(|flags| (flags, rounds))
+        };
+        assert_eq!(read("--check --rounds 7").unwrap(), (Some(Flags { check: true, verbose: false }), 7));
+        assert_eq!(read("--help --nonsense").unwrap().0, None);
+        assert!(read("--nonsense").unwrap_err().to_string().starts_with("unknown option --nonsense"));
+        assert!(read("--rounds").is_err() && read("--rounds x").is_err());
+    }
+
     fn column(hypervisor: Hypervisor, time: f64, counted: Option<[f64; 2]>) -> Column {
         Column { hypervisor, rows: vec![Row { name: "getpid".to_owned(), time, counted }] }
     }
@@ -192,6 +273,17 @@ mod tests {
         assert_eq!(words(&table.text()), words(text));
         let json = "{\n  \"getpid\": {\"bare\": 200.0, \"xen\": 500.0, \"xen/bare\": 2.5000}\n}\n";
         assert_eq!(table.json(), json);
+    }
+
+    #[test]
+    fn rows_that_not_all_have_come_last() {
+        let mut columns = [column(Hypervisor::Bare, 200.0, None), column(Hypervisor::Xen, 500.0, None)];
+        columns[1].rows.insert(0, Row { name: "entry".to_owned(), time: 7.0, counted: None });
+        let text = Table::new(&columns).text();
+        assert_eq!(
+            words(&text)[1..],
+            [vec!["getpid", "200", "500", "2.50", "-", "-"], vec!["entry", "-", "7", "-", "-", "-"]]
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::process::Command;
 const CPU: &str = "corei7_haswell_4770";
 /// Bochs' own firmware has GRUB stumble.
 const FIRMWARE: &str = "/usr/share/seabios/bios.bin";
-const SCREEN_FIRMWARE: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
+const SCREEN_FIRMWARE: &str = "/usr/share/vgabios/vgabios.bin";
 
 /// A command that boots `disk` and has the serial line on standard output. Its files are beside the disk.
 pub fn command(disk: &Path, memory: u32) -> Result<Command> {

@@ -107,7 +107,7 @@ impl Console {
             while let Some(end) = find(&self.transcript[self.seen..], b"\n") {
                 let text = String::from_utf8_lossy(&self.transcript[self.seen..self.seen + end]).into_owned();
                 self.seen += end + 1;
-                match parse(text.trim_end_matches('\r')) {
+                match parse(shown(text.trim_end_matches('\r'))) {
                     Some(Said::Output(text)) if status.is_none() => line(text),
                     Some(Said::Status(code)) => status = Some(code),
                     _ => {}
@@ -129,6 +129,12 @@ impl Drop for Console {
 enum Said<'a> {
     Output(&'a str),
     Status(i32),
+}
+
+/// What a terminal shows of a line: the hypervisor erases what dom0 has begun to write when it has something to say, and writes it
+/// again below.
+fn shown(line: &str) -> &str {
+    line.rsplit("\r\x1b[K").next().unwrap_or(line)
 }
 
 /// A line of the command protocol; the hypervisor's and the kernel's own lines are none.
@@ -176,6 +182,10 @@ mod tests {
     #[test]
     fn a_commands_output_is_told_from_the_kernels() {
         let script = "printf '(XEN) noise\\r\\n@+\\r\\n@|a\\r\\n[ 1.0] noise\\n@|  b\\n@=7\\n@|late\\n'";
+        let torn = "printf '@|on\\r\\033[K(XL) message\\r\\n@|one\\r\\n@=0\\n'";
+        let mut lines = Vec::new();
+        console(torn).run_command(LIMIT, |line| lines.push(line.to_owned())).unwrap();
+        assert_eq!(lines, ["one"]);
         let mut lines = Vec::new();
         let status = console(script).run_command(LIMIT, |line| lines.push(line.to_owned())).unwrap();
         assert_eq!((status, lines), (7, vec!["a".to_owned(), "  b".to_owned()]));

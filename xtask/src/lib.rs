@@ -1,6 +1,7 @@
 //! The project's verbs, one module each, and what they share. `tests/system` uses the machines from here.
 
 pub mod bench;
+pub mod bench_data;
 pub mod bench_domains;
 pub mod bench_guest;
 pub mod bench_smp;

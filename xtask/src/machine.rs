@@ -71,6 +71,13 @@ pub struct Spec {
     pub firmware: Firmware,
     /// Number of CPUs.
     pub cpus: u32,
+    /// Threads of each core.
+    pub threads: u32,
+    /// A second processor with this APIC id instead, on q35 and by QEMU 10: older ones have no local APIC for numbers above 254.
+    pub apic_id: Option<u32>,
+    /// QEMU 10 where there is no KVM: with several processors the emulator of Debian 12's keeps, now and then, what it has made of code
+    /// that another processor is just changing.
+    pub newer_qemu: bool,
     /// Memory in MiB.
     pub memory: u32,
     /// dom0 gets what the hypervisor gives it when nobody says how much, instead of half of the memory.
@@ -101,6 +108,8 @@ pub struct Spec {
     pub padding: usize,
     /// What dom0 has for domains.
     pub domains: Domains,
+    /// On a BIOS: GRUB leaves the screen in VGA's text mode.
+    pub text_screen: bool,
     /// Wait for a debugger on port 1234.
     pub gdb: bool,
     /// Restart on a reset instead of ending.
@@ -115,6 +124,9 @@ impl Default for Spec {
             hypervisor: Hypervisor::Xenolith,
             firmware: Firmware::Bios,
             cpus: 1,
+            threads: 1,
+            apic_id: None,
+            newer_qemu: false,
             memory: 1024,
             default_dom0_memory: false,
             cpu: None,
@@ -130,6 +142,7 @@ impl Default for Spec {
             programs: Vec::new(),
             padding: 0,
             domains: Domains::None,
+            text_screen: false,
             gdb: false,
             reboot: false,
             icount: false,
@@ -159,8 +172,18 @@ impl Machine {
         let mut command = Command::new("setpriv");
         // Asked to end, QEMU gives a person's terminal back its settings.
         command.args(["--pdeathsig", if interactive { "TERM" } else { "KILL" }, "--"]).args(&self.qemu);
-        command.args(["-serial", if interactive { "mon:stdio" } else { "stdio" }]);
+        if interactive {
+            command.args(["-serial", "mon:stdio"]);
+        } else {
+            let monitor = format!("unix:{},server=on,wait=off", self.monitor().display());
+            command.args(["-serial", "stdio", "-monitor", &monitor]);
+        }
         command
+    }
+
+    /// The socket of QEMU's monitor, while the machine does not run on a person's terminal.
+    pub fn monitor(&self) -> PathBuf {
+        self.dir.join("monitor")
     }
 
     /// The QEMU line as one would type it.
@@ -236,6 +259,7 @@ fn write_boot_disk(spec: &Spec, disk: &Path) -> Result<()> {
             options: &options,
             kernel: (!none).then_some((vmlinuz.as_path(), kernel_options.as_str())),
             initrd: if none { &[] } else { &initrd },
+            text_screen: spec.text_screen,
         },
     )
 }
@@ -283,13 +307,26 @@ fn join(usual: &str, more: &str) -> String {
 
 /// QEMU's words but for the serial line.
 fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
-    let qemu = std::env::var("XENOLITH_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".to_owned());
-    let accel = if !spec.icount && kvm_works(&qemu) { "kvm" } else { "tcg" };
-    let mut words = vec![qemu, "-name".to_owned(), "xenolith".to_owned()];
+    let installed = std::env::var("XENOLITH_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".to_owned());
+    let needs_newer = spec.apic_id.is_some();
+    let accel = if !spec.icount && !needs_newer && kvm_works(&installed) { "kvm" } else { "tcg" };
+    let newer = needs_newer || (spec.newer_qemu && accel == "tcg");
+    let mut words = if newer { newer_qemu()? } else { vec![installed] };
+    words.extend(["-name".to_owned(), "xenolith".to_owned()]);
     let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
-    add("-machine", format!("{},accel={accel}", spec.machine));
+    match spec.apic_id {
+        None => {
+            add("-machine", format!("{},accel={accel}", spec.machine));
+            add("-smp", format!("{},threads={}", spec.cpus, spec.threads));
+        }
+        Some(id) => {
+            add("-machine", format!("{},accel={accel},kernel-irqchip=split", spec.machine));
+            // A socket for each id: a processor's id is its socket's number.
+            add("-smp", format!("1,maxcpus={0},sockets={0},cores=1,threads=1", id + 1));
+            add("-device", format!("max-x86_64-cpu,socket-id={id},core-id=0,thread-id=0"));
+        }
+    }
     add("-cpu", cpu_model(spec, accel));
-    add("-smp", spec.cpus.to_string());
     add("-m", spec.memory.to_string());
     if spec.firmware == Firmware::Uefi {
         let vars = dir.join("vars.fd");
@@ -333,6 +370,20 @@ fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
     Ok(words)
 }
 
+/// QEMU 10 of Debian 12's backports, with the words that it needs where it is not installed.
+fn newer_qemu() -> Result<Vec<String>> {
+    let packages = ["qemu-system-x86", "qemu-system-data", "qemu-system-common"];
+    let root = image::debs::unpacked(image::apt::Suite::BookwormBackports, "qemu", &packages)?;
+    let below = |path: &str| root.join(path).display().to_string();
+    Ok(vec![
+        below("usr/bin/qemu-system-x86_64"),
+        "-L".to_owned(),
+        below("usr/share/qemu"),
+        "-L".to_owned(),
+        "/usr/share/seabios".to_owned(),
+    ])
+}
+
 fn cpu_model(spec: &Spec, accel: &str) -> String {
     match (&spec.cpu, spec.hypervisor) {
         (Some(cpu), _) => cpu.clone(),
@@ -343,10 +394,18 @@ fn cpu_model(spec: &Spec, accel: &str) -> String {
     }
 }
 
-/// Whether KVM runs a guest here: `/dev/kvm` alone does not say so. The answer is kept for the day.
+/// Whether KVM runs a guest here: `/dev/kvm` alone does not say so. A KVM without the processor's VMX or SVM has one, too, and
+/// interprets what is not of its own kind of guest: GRUB needs an hour there.
 fn kvm_works(qemu: &str) -> bool {
     static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *ANSWER.get_or_init(|| Path::new("/dev/kvm").exists() && probe_kvm(qemu).is_ok())
+    let hardware = || std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|cpus| has_virtualisation(&cpus));
+    *ANSWER.get_or_init(|| Path::new("/dev/kvm").exists() && hardware() && probe_kvm(qemu).is_ok())
+}
+
+/// True if Linux's list of processors (`/proc/cpuinfo`) names VMX or SVM.
+fn has_virtualisation(cpus: &str) -> bool {
+    let flags = cpus.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
 }
 
 /// Boots a sector that leaves through the debug-exit port.
@@ -372,5 +431,21 @@ fn probe_kvm(qemu: &str) -> Result<()> {
     match status?.code() {
         Some(0x21) => Ok(()),
         other => bail!("the probe ended with {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtualisation_is_a_flag_of_the_processor() {
+        let cpus = |flags: &str| {
+            format!("processor\t: 0\nvmx flags\t: never\nflags\t\t: fpu {flags} lm\nbugs\t\t:\n")
+        };
+        for (flags, expected) in [("vmx", true), ("svm", true), ("svm_lock vmx_msr", false)] {
+            assert_eq!(has_virtualisation(&cpus(flags)), expected, "{flags}");
+        }
+        assert!(!has_virtualisation(""));
     }
 }

@@ -2,7 +2,9 @@
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
-use xtask::{bench, bench_domains, bench_guest, bench_smp, build, guests, image, run, setup, stats, test};
+use xtask::{
+    bench, bench_data, bench_domains, bench_guest, bench_smp, build, guests, image, run, setup, stats, test,
+};
 
 const HELP: &str = "\
 usage: cargo xtask VERB [ARGUMENT]...
@@ -17,6 +19,7 @@ usage: cargo xtask VERB [ARGUMENT]...
   bench   operations of the system timed on no hypervisor, Xen and Xenolith; `bench --help`
   bench-smp    IPIs, TLB shootdown, wake-up, scaling on several CPUs, on Xen and Xenolith
   bench-domains  what guests cost, by lith on Xenolith and by xl on Xen
+  bench-data   disks, network, grants, events, the store and programs of guests, on Xen and Xenolith
   bench-guest  hypercalls, exceptions and emulation timed on Xen and Xenolith; `bench-guest --help`
 ";
 
@@ -45,6 +48,7 @@ fn dispatch() -> Result<ExitCode> {
         "bench" => return bench::run(args),
         "bench-guest" => return bench_guest::run(args),
         "bench-smp" => return bench_smp::run(args),
+        "bench-data" => return bench_data::run(args),
         "bench-domains" => return bench_domains::run(args),
         "test" => test::run(args)?,
         "stats" => stats::run(args)?,

@@ -57,6 +57,7 @@ fn parse(args: &[String]) -> Result<Options> {
         match option.as_str() {
             "--uefi" => spec.firmware = Firmware::Uefi,
             "--cpus" => spec.cpus = number(value()?)?,
+            "--threads" => spec.threads = number(value()?)?,
             "--memory" => spec.memory = number(value()?)?,
             "--default-dom0-memory" => spec.default_dom0_memory = true,
             "--cpu" => spec.cpu = Some(value()?.clone()),

@@ -17,6 +17,7 @@ const STEPS: &[Step] = &[
     ("hypervisor", hypervisor),
     ("lint", lint),
     ("host", host),
+    ("interleavings", interleavings),
     ("guests", claim_guests),
     ("processor", claim_guests_on_bochs),
     ("system", system),
@@ -69,6 +70,8 @@ fn hypervisor() -> Result<()> {
 fn lint() -> Result<()> {
     let mut host = on_host(cargo(&["clippy", "--quiet", "--all-targets"]));
     sh::visible(host.args(["--", "-D", "warnings"]))?;
+    let mut explored = cargo(&["clippy", "--quiet", "-p", "hv-core", "--all-targets", "--features", "loom"]);
+    sh::visible(explored.args(["--", "-D", "warnings"]))?;
     let mut own = build::cargo("clippy");
     sh::visible(own.args(["--release", "--quiet", "--", "-D", "warnings"]))
 }
@@ -78,6 +81,12 @@ fn host() -> Result<()> {
     // The `acpi` crate needs the bootstrap switch; a directory of its own keeps the others from being built again.
     let mut firmware = cargo(&["test", "--quiet", "-p", "hv-firmware", "--target-dir"]);
     sh::visible(firmware.arg(paths::target().join("bootstrap")).env("RUSTC_BOOTSTRAP", "1"))
+}
+
+/// What CPUs do at once, in all orders. Under another feature of the crate, so that its atomics are loom's.
+fn interleavings() -> Result<()> {
+    let mut core = cargo(&["test", "--quiet", "-p", "hv-core", "--lib"]);
+    sh::visible(core.args(["--features", "loom", "interleavings"]))
 }
 
 /// The claim guests on Xenolith, against what they said on Debian's Xen.

@@ -1,4 +1,4 @@
-# A 32-bit program without a C library: system calls by int 0x80 and through the vDSO's entry.
+# A 32-bit program without a C library: system calls by int 0x80 and through the vDSO's entry, whose instruction it names.
 	.text
 	.globl _start
 _start:
@@ -25,7 +25,25 @@ _start:
 	jne	2b
 	mov	%eax, %edi
 
-	mov	$200, %ebp		# many, so that a lost one shows
+	mov	$16, %ecx
+	mov	%edi, %edx
+4:	cmpw	$0x050f, (%edx)
+	je	5f
+	cmpw	$0x340f, (%edx)
+	je	6f
+	inc	%edx
+	loop	4b
+	jmp	7f
+5:	mov	$syscall, %ecx
+	mov	$syscall_len, %edx
+	jmp	8f
+6:	mov	$sysenter, %ecx
+	mov	$sysenter_len, %edx
+8:	mov	$4, %eax
+	mov	$1, %ebx
+	int	$0x80
+
+7:	mov	$200, %ebp		# many, so that a lost one shows
 3:	mov	$20, %eax		# getpid
 	call	*%edi
 	test	%eax, %eax
@@ -52,6 +70,12 @@ fail:
 	.data
 int80:	.ascii	"int 0x80 works\n"
 	.set	int80_len, . - int80
+syscall:
+	.ascii	"the vDSO has syscall\n"
+	.set	syscall_len, . - syscall
+sysenter:
+	.ascii	"the vDSO has sysenter\n"
+	.set	sysenter_len, . - sysenter
 vdso:	.ascii	"the vDSO works\n"
 	.set	vdso_len, . - vdso
 	.section .note.GNU-stack, "", @progbits

@@ -1,10 +1,12 @@
 //! Unmodified kernels come up as dom0, on both firmwares, and go off and restart.
 
-use crate::guest::{self, BOOT, Guest, assert_line, command, spec};
-use anyhow::Result;
-use std::time::{Duration, SystemTime};
+use crate::guest::{self, BOOT, Guest, assert_line, command, spec, timed};
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 use xtask::image::initramfs;
 use xtask::machine::{Firmware, Kernel, Spec};
+use xtask::{build, sh};
 
 /// What every dom0 must see, whatever its kernel and firmware.
 const SMOKE: &str = "
@@ -118,6 +120,30 @@ fn clocks_are_right() -> Result<()> {
     Ok(())
 }
 
+/// Monotonic time goes as the host's does, which QEMU's platform clocks count: to 50 parts in a million, over
+/// `XENOLITH_DRIFT_SECONDS`. A line takes its time to come: of many, the fastest counts, and a loaded host keeps even that for a while.
+#[test]
+fn time_does_not_drift() -> Result<()> {
+    const DELAY: f64 = 0.02;
+    let seconds: u64 = std::env::var("XENOLITH_DRIFT_SECONDS").ok().map_or(Ok(10), |n| n.parse())?;
+    let marks = "for n in $(seq 100); do read up idle </proc/uptime; echo $up; done";
+    let script = format!("{marks}; sleep {seconds}; {marks}");
+    let lines = timed(spec(), &script, BOOT + Duration::from_secs(seconds))?;
+    let begun = lines.first().context("nothing came")?.0;
+    let ahead = |marks: &[(Instant, String)]| -> Result<f64> {
+        let offsets: Vec<f64> = marks
+            .iter()
+            .map(|(at, up)| Ok(at.duration_since(begun).as_secs_f64() - up.parse::<f64>()?))
+            .collect::<Result<_>>()?;
+        offsets.into_iter().min_by(f64::total_cmp).context("no marks")
+    };
+    let (first, last) = lines.split_at(lines.len() / 2);
+    let drift = ahead(last)? - ahead(first)?;
+    println!("{:.1} ms in {seconds} s", drift * 1000.0);
+    assert!(drift.abs() < seconds as f64 * 50e-6 + DELAY, "{drift} s in {seconds} s");
+    Ok(())
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
@@ -133,5 +159,37 @@ fn the_log_is_on_the_serial_line() -> Result<()> {
     };
     guest.wait_for(name, guest::REFUSAL)?;
     guest.wait_for("Linux version 6.1.", BOOT)?;
+    Ok(())
+}
+
+/// Debian's script for GRUB's menu, as it is installed but for the directory it looks into, lists the image.
+#[test]
+fn debians_boot_menu_lists_it() -> Result<()> {
+    let boot = tempfile::tempdir()?;
+    let place = |name: &str| boot.path().join(name);
+    std::fs::copy(build::build()?.gz, place("xen-xenolith.gz"))?;
+    sh::write(&place("vmlinuz-6.1.0-1-amd64"), b"kernel")?;
+    sh::write(&place("initrd.img-6.1.0-1-amd64"), b"initramfs")?;
+    sh::write(&place("config-6.1.0-1-amd64"), b"CONFIG_XEN_DOM0=y\n")?;
+    let dir = boot.path().to_str().context("a name in UTF-8")?;
+    let script = String::from_utf8(sh::read(Path::new("/etc/grub.d/20_linux_xen"))?)?.replace("/boot", dir);
+    sh::write(&place("script"), script.as_bytes())?;
+    let mut command = sh::cmd(&["sh".to_owned(), format!("{dir}/script")]);
+    // What `grub-mkconfig` finds out of a machine's disks.
+    let menu = sh::text(command.envs([
+        ("pkgdatadir", "/usr/share/grub"),
+        ("grub_probe", "true"),
+        ("GRUB_DEVICE", "/dev/vda1"),
+        ("GRUB_DEVICE_UUID", "0"),
+        ("GRUB_DISTRIBUTOR", "Debian"),
+    ]))?;
+    let words: Vec<Vec<&str>> = menu.lines().map(|line| line.split_whitespace().collect()).collect();
+    let loads = |what: &str, file: &str| {
+        let file = format!("{dir}/{file}");
+        words.iter().any(|words| words.first() == Some(&what) && words.contains(&file.as_str()))
+    };
+    assert!(loads("multiboot2", "xen-xenolith.gz"), "{menu}");
+    assert!(loads("module2", "vmlinuz-6.1.0-1-amd64"), "{menu}");
+    assert!(loads("module2", "initrd.img-6.1.0-1-amd64"), "{menu}");
     Ok(())
 }

@@ -8,15 +8,20 @@ use xtask::image::{apt, guest, kernel};
 use xtask::machine::{Domains, Hypervisor, Spec};
 
 /// What a boot of dom0 and of its guests may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Shell functions for the scripts below.
 const TOOLS: &str = r#"
 cd /root
 free_pages() { lith info --memory | sed -n 's/^ *free .*(\([0-9]*\) pages)/\1/p'; }
 wait_for() { for i in $(seq 90); do lith logs "$1" 2>/dev/null | grep -q "$2" && return; sleep 1; done; echo "no $2 from $1"; lith logs "$1" | tail -20; }
-# within GUEST COMMAND [SECONDS]: has it do something, and prints what it says; the console shows what came before, too.
-within() { (echo "echo 'be''gin'; $2; echo 'e''nd'"; sleep "${3:-4}") | lith console "$1" | tr -d '\r' | awk '/^begin/ { text = ""; on = 1; next } /^end/ { on = 0 } /^\[ *[0-9]/ { next } on { text = text $0 "\n" } END { printf "%s", text }'; }
+# within GUEST COMMAND: has it do something for 20 seconds at most, and prints what it says. The console shows what came before, too, and the
+# kernel's messages in between.
+within() {
+    mark=$(cat /proc/sys/kernel/random/uuid)
+    (echo "echo 'be''gin' $mark; $2; echo 'e''nd' $mark"; for i in $(seq 200); do [ -e /run/$mark ] && break; usleep 100000; done) | lith console "$1" | tr -d '\r' | awk -v mark=$mark '$1 == "begin" && $2 == mark { on = 1; next } $1 == "end" && $2 == mark { on = 0; system("touch /run/" mark) } /^\[ *[0-9]/ { next } on'
+    rm -f /run/$mark
+}
 inside() { within tiny "$@"; }
 # same_memory BEFORE: free memory is what it was, at once or a moment later; or else where it is.
 same_memory() { for i in $(seq 10); do after=$(free_pages); [ "$1" = "$after" ] && echo same memory && return; sleep 1; done; echo "memory: $1 then $after"; lith info --memory; }
@@ -154,18 +159,18 @@ fn two_kernels_share_a_machine() -> Result<()> {
         lith create guest1.cfg >/dev/null && lith create guest2.cfg >/dev/null || exit 1
         for n in 1 2; do wait_for guest$n '/ #'; within guest$n 'echo $(uname -r | cut -d. -f1,2) with $(nproc)'; done
         for n in 1 2; do
-            within guest$n 'dd if=/dev/urandom of=/dev/xvda bs=64k count=64 conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/xvda' 15 >sum$n
+            within guest$n 'dd if=/dev/urandom of=/dev/xvda bs=64k count=64 conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; md5sum </dev/xvda' >sum$n
             [ "$(md5sum <disk$n.img)" = "$(cat sum$n)" ] && echo "disk $n is as written"
         done
-        within guest1 '(nc -l -p 5000 >/got; md5sum </got >/sum) & true'
-        within guest2 'nc -w 20 10.0.2.21 5000 </dev/xvda' 15
-        [ "$(within guest1 'cat /sum')" = "$(cat sum2)" ] && echo guest to guest
+        within guest1 '(nc -l -p 5000 >/got; md5sum </got >/sum) & sleep 1'
+        within guest2 'nc -w 20 10.0.2.21 5000 </dev/xvda'
+        [ "$(within guest1 'until [ -s /sum ]; do usleep 100000; done; cat /sum')" = "$(cat sum2)" ] && echo guest to guest
         sleep 60 | nc -l -p 5001 >got & sleep 1
-        within guest1 'nc -w 20 10.0.2.15 5001 </dev/xvda' 15
+        within guest1 'nc -w 20 10.0.2.15 5001 </dev/xvda'
         [ "$(md5sum <got)" = "$(cat sum1)" ] && echo guest to dom0 || ls -l got
-        within guest2 '(nc -l -p 5002 >/got; md5sum </got >/sum) & true'
-        nc -w 20 10.0.2.22 5002 <disk1.img; sleep 2
-        [ "$(within guest2 'cat /sum')" = "$(cat sum1)" ] && echo dom0 to guest
+        within guest2 '(nc -l -p 5002 >/got; md5sum </got >/sum) & sleep 1'
+        nc -w 20 10.0.2.22 5002 <disk1.img
+        [ "$(within guest2 'until [ -s /sum ]; do usleep 100000; done; cat /sum')" = "$(cat sum1)" ] && echo dom0 to guest
         lith destroy guest1 guest2; gone guest1; gone guest2
         same_memory $before
     "#
@@ -237,7 +242,7 @@ fn a_guest_ends_in_the_middle_of_its_io() -> Result<()> {
         round() {
             lith create busy.cfg >/dev/null || exit 1
             prompts $1
-            inside '(while :; do dd if=/dev/zero of=/dev/xvda bs=64k count=128 conv=fsync 2>/dev/null; done) & (nc 10.0.2.15 5000 </dev/zero) & true'
+            inside '(while :; do dd if=/dev/zero of=/dev/xvda bs=64k count=128 conv=fsync 2>/dev/null; done) & (nc 10.0.2.15 5000 </dev/zero) & sleep 2'
             lith destroy tiny || echo "round $1 failed"
             gone tiny
         }

@@ -1,7 +1,10 @@
 //! What the tests share: machines with limits, and the whole serial line when one fails.
 
-use anyhow::{Context, Result, bail};
-use std::time::Duration;
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use xtask::console::Console;
 use xtask::machine::{Hypervisor, Machine, Spec};
 
@@ -11,6 +14,8 @@ pub const BOOT: Duration = Duration::from_secs(300);
 pub const DEBIAN: Duration = Duration::from_secs(600);
 /// From QEMU's start to what the hypervisor says when it cannot go on.
 pub const REFUSAL: Duration = Duration::from_secs(120);
+
+const PROMPT: &[u8] = b"(qemu) ";
 
 /// The hypervisor under test.
 pub fn hypervisor() -> Hypervisor {
@@ -37,7 +42,8 @@ pub struct Guest {
 impl Guest {
     /// Starts a machine.
     pub fn start(spec: &Spec) -> Result<Guest> {
-        let machine = Machine::prepare(spec)?;
+        let newer_qemu = spec.cpus > 1 && spec.hypervisor == Hypervisor::Xenolith;
+        let machine = Machine::prepare(&Spec { newer_qemu, ..spec.clone() })?;
         Ok(Guest { console: Console::start(machine.command(false))?, machine })
     }
 
@@ -45,6 +51,41 @@ impl Guest {
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
         let found = self.console.wait_for(text, limit).with_context(|| format!("waiting for {text:?}"));
         self.explain(found)
+    }
+
+    /// The directory of the machine's files.
+    pub fn dir(&self) -> &Path {
+        self.machine.dir()
+    }
+
+    /// Gives QEMU's monitor a command; returns what it answers.
+    pub fn monitor(&self, command: &str) -> Result<String> {
+        let begun = Instant::now();
+        let mut monitor = loop {
+            match UnixStream::connect(self.machine.monitor()) {
+                Ok(monitor) => break monitor,
+                // QEMU has just been started.
+                Err(_) if begun.elapsed() < Duration::from_secs(10) => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(error).context("no monitor"),
+            }
+        };
+        monitor.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let mut said = Vec::new();
+        let mut prompts = |monitor: &mut UnixStream, count: usize| -> Result<usize> {
+            while said.windows(PROMPT.len()).filter(|w| *w == PROMPT).count() < count {
+                let mut bytes = [0; 4096];
+                let len = monitor.read(&mut bytes).context("the monitor does not answer")?;
+                ensure!(len > 0, "the monitor closed");
+                said.extend_from_slice(&bytes[..len]);
+            }
+            Ok(said.len())
+        };
+        prompts(&mut monitor, 1)?;
+        monitor.write_all(format!("{command}\n").as_bytes())?;
+        let end = prompts(&mut monitor, 2)?;
+        Ok(String::from_utf8_lossy(&said[..end]).into_owned())
     }
 
     /// Waits for QEMU to end.
@@ -57,26 +98,47 @@ impl Guest {
     fn explain<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| {
             format!(
-                "{}\n--- the serial line ---\n{}\n--- end ---",
+                "{}\n--- the serial line ---\n{}\n{}--- end ---",
                 self.machine.shown(),
-                self.console.transcript()
+                self.console.transcript(),
+                self.processors()
             )
         })
+    }
+
+    /// Where the processors of a machine are that still runs, twice within a second: who hangs may say nothing.
+    fn processors(&self) -> String {
+        let mut text = String::new();
+        for _ in 0..2 {
+            if UnixStream::connect(self.machine.monitor()).is_err() {
+                break;
+            }
+            let registers =
+                self.monitor("info registers -a").unwrap_or_else(|error| format!("CPU#?: {error:#}"));
+            text += "--- the processors ---\n";
+            let telling =
+                |line: &&str| ["CPU#", "RIP=", "RSP=", "CR0="].iter().any(|word| line.contains(word));
+            registers.lines().filter(telling).for_each(|line| text += &format!("{}\n", line.trim()));
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        text
     }
 }
 
 /// Runs one command in dom0; returns its output. A status other than 0, a machine that does not go off by itself,
 /// and a passed limit are errors with the whole serial line.
-pub fn command(mut spec: Spec, script: &str, limit: Duration) -> Result<String> {
+pub fn command(spec: Spec, script: &str, limit: Duration) -> Result<String> {
+    Ok(timed(spec, script, limit)?.into_iter().map(|(_, line)| line + "\n").collect())
+}
+
+/// The same, line by line, each with the time when it came.
+pub fn timed(mut spec: Spec, script: &str, limit: Duration) -> Result<Vec<(Instant, String)>> {
     spec.command = Some(script.to_owned());
     let mut guest = Guest::start(&spec)?;
-    let mut output = String::new();
-    let done = guest.console.run_command(limit, |line| {
-        output.push_str(line);
-        output.push('\n');
-    });
+    let mut lines = Vec::new();
+    let done = guest.console.run_command(limit, |line| lines.push((Instant::now(), line.to_owned())));
     match guest.explain(done)? {
-        0 => Ok(output),
+        0 => Ok(lines),
         status => guest.explain(Err(anyhow::anyhow!("the command ended with {status}"))),
     }
 }

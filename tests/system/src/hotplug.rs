@@ -10,7 +10,7 @@ const ROOMY: &str = r#"
 sed '/^vcpus\|^memory\|^maxmem/d' tiny.cfg >roomy.cfg
 printf 'memory = 96\nmaxmem = 128\nvcpus = 1\nmaxvcpus = 3\n' >>roomy.cfg
 # eventually WORD COMMAND: prints WORD once COMMAND, in the guest, prints it.
-eventually() { for i in 1 2 3 4 5; do inside "$2" | grep -qx "$1" && echo "$1" && return; done; echo "not $1 but:"; inside "$2"; }
+eventually() { for i in $(seq 20); do inside "$2" | grep -qx "$1" && echo "$1" && return; sleep 1; done; echo "not $1 but:"; inside "$2"; }
 "#;
 
 /// vCPUs, memory, disks and interfaces come and go, and the guest sees it.

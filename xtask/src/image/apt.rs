@@ -16,6 +16,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 pub enum Suite {
     /// Debian 12
     Bookworm,
+    /// Newer versions for Debian 12
+    BookwormBackports,
     /// Debian 13
     Trixie,
 }
@@ -24,6 +26,7 @@ impl Suite {
     fn name(self) -> &'static str {
         match self {
             Suite::Bookworm => "bookworm",
+            Suite::BookwormBackports => "bookworm-backports",
             Suite::Trixie => "trixie",
         }
     }
@@ -70,6 +73,7 @@ impl Apt {
         }
         let (name, mirror) = (suite.name(), mirror());
         let security = mirror.strip_suffix("/debian").map(|base| format!("{base}/debian-security"));
+        let security = security.filter(|_| suite != Suite::BookwormBackports);
         let mut sources = format!("deb [signed-by={KEYRING}] {mirror} {name} main\n");
         if let Some(security) = security {
             sources += &format!("deb [signed-by={KEYRING}] {security} {name}-security main\n");

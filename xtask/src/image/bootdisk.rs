@@ -43,6 +43,8 @@ pub enum Menu<'a> {
         kernel: Option<(&'a Path, &'a str)>,
         /// The initramfs, as parts to be concatenated.
         initrd: &'a [Vec<u8>],
+        /// The screen stays in text mode.
+        text_screen: bool,
     },
     /// Linux by itself.
     Bare {
@@ -77,10 +79,11 @@ fn fill(menu: &Menu, boot: &Path) -> Result<String> {
             std::fs::write(boot.join("initrd.img"), initrd.concat())?;
             Ok(BARE_MENU.replace("@KERNEL_OPTIONS@", options))
         }
-        Menu::Hypervisor { image, title, options, kernel, initrd } => {
+        Menu::Hypervisor { image, title, options, kernel, initrd, text_screen } => {
             let name = image.file_name().context("an image has a name")?.to_string_lossy();
             copy(image, &name)?;
-            let mut modules = String::new();
+            // Loading the image has set the variable to what its header asks for.
+            let mut modules = if *text_screen { "\tset gfxpayload=text\n" } else { "" }.to_owned();
             if let Some((kernel, options)) = kernel {
                 copy(kernel, "vmlinuz")?;
                 modules += &format!("\tmodule2 /boot/vmlinuz placeholder {options}\n");

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const START: &str = include_str!("domains.sh");
+const START: &str = concat!(include_str!("backends.sh"), "\n", include_str!("domains.sh"));
 const GUEST_INIT: &str = include_str!("guest.sh");
 const DEMO: &str = include_str!("demo.cfg");
 const TINY: &str = include_str!("tiny.cfg");
@@ -36,6 +36,14 @@ pub fn dom0(kernel: &Kernel) -> Result<Vec<u8>> {
         archive.file(&format!("usr/sbin/{name}"), 0o755, &sh::read(&file)?);
     }
     archive.file("etc/xenolith/start", 0o755, START.as_bytes());
+    archive.dir("etc/xenolith/units");
+    let units = std::fs::read_dir(paths::repo().join("dom0-tools/systemd"))?;
+    let mut units: Vec<_> = units.map(|unit| Ok(unit?.path())).collect::<Result<_>>()?;
+    units.sort();
+    for unit in units {
+        let name = unit.file_name().context("a unit has a name")?.to_string_lossy();
+        archive.file(&format!("etc/xenolith/units/{name}"), 0o644, &sh::read(&unit)?);
+    }
     archive.file("root/demo.cfg", 0o644, DEMO.as_bytes());
     archive.file("root/tiny.cfg", 0o644, TINY.as_bytes());
     archive.file("boot/vmlinuz", 0o644, &sh::read(&kernel.vmlinuz)?);

@@ -30,7 +30,8 @@ if [ -d /proc/xen ]; then
 	for module in xenfs xen-evtchn xen-gntdev xen-privcmd xen-gntalloc; do
 		modprobe -q $module
 	done
-	mount -t xenfs xenfs /proc/xen
+	# On a root disk it is a unit's business.
+	[ -n "$root" ] || mount -t xenfs xenfs /proc/xen
 fi
 
 if [ -n "$root" ]; then
@@ -54,6 +55,21 @@ if [ -n "$root" ]; then
 		cp /bin/busybox /run/xenolith/busybox
 		[ -d /exec ] && cp -a /exec /run/xenolith/exec
 		mount -o bind /run/xenolith/modules /newroot/lib/modules
+		if [ -d /etc/xenolith/units ]; then
+			# As a package would do it. QEMU keeps what is written until the machine goes off.
+			mount -o remount,rw /newroot
+			cp /usr/sbin/lith* /newroot/usr/sbin
+			cp /boot/vmlinuz /boot/guest.img /newroot/boot
+			cp /root/*.cfg /newroot/root
+			cp /etc/xenolith/units/* /newroot/lib/systemd/system
+			for unit in /etc/xenolith/units/*; do
+				target=$(sed -n 's/^WantedBy=//p' "$unit")
+				unit=${unit##*/}
+				mkdir -p /newroot/etc/systemd/system/"$target".wants
+				ln -sf /lib/systemd/system/"$unit" /newroot/etc/systemd/system/"$target".wants/"$unit"
+			done
+			mount -o remount,ro /newroot
+		fi
 		for dir in dev proc sys run; do
 			mount -o move /$dir /newroot/$dir
 		done

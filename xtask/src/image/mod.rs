@@ -4,11 +4,13 @@
 pub mod apt;
 pub mod bootdisk;
 pub mod cpio;
+pub mod debs;
 pub mod guest;
 pub mod initramfs;
 pub mod kernel;
 mod key;
 pub mod rootdisk;
+pub mod stress;
 pub mod xl;
 
 use crate::{paths, sh};

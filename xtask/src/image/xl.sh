@@ -1,5 +1,4 @@
-# Makes dom0 ready for domains by Debian's Xen's own tools. Sourced by the initramfs's init when they are there.
-# Nothing here stops dom0 from coming up.
+# Makes dom0 ready for domains by Debian's Xen's own tools.
 mkdir -p /run/xenstored /run/xen /run/lock /var/lib/xenstored
 xenstored --pid-file /run/xenstored.pid
 tries=100
@@ -8,4 +7,5 @@ while [ ! -S /run/xenstored/socket ] && [ $tries -gt 0 ]; do
 	usleep 50000
 done
 xen-init-dom0
-xenconsoled --pid-file=/run/xenconsoled.pid
+# What guests write goes to files, as it always does with `lith`.
+xenconsoled --pid-file=/run/xenconsoled.pid --log=guest --log-dir=/var/log/xen/console
