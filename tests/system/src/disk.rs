@@ -45,8 +45,10 @@ impl Shell {
 
     /// Types a script and runs it; what it says.
     fn run(&mut self, script: &str) -> Result<String> {
-        // The shell says the words that stand on the line, too: these differ.
         self.0.console.send(&format!("cat >/run/script <<'END'\n{script}\nEND\n"))?;
+        // What is typed before the shell reads it is said twice, by the terminal and by the shell.
+        self.0.wait_for("root@dom0:~# ", DEBIAN)?;
+        // The shell says the words that stand on the line, too: these differ.
         self.0.console.send("echo; sh /run/script; echo \"ended\" $?\n")?;
         self.0.wait_for("echo \"ended\" $?", DEBIAN)?;
         let output = self.0.wait_for("ended 0", DEBIAN)?;
