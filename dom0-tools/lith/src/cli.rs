@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Makes and manages domains on Xenolith.
 ///
-/// A domain is named by its name, its number or its UUID; the beginning of a name or UUID will do when only one begins so.
+/// A domain is named by its name, its number or its UUID; of a UUID the first eight digits will do when only one begins so.
 #[derive(Debug, Parser)]
 #[command(
     name = "lith",

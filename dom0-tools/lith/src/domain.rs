@@ -115,23 +115,35 @@ pub fn by_id(host: &dyn Host, domid: u32) -> Result<Option<Domain>> {
     host.domain(domid)?.map(|info| named(host, info)).transpose()
 }
 
-/// The domain that a word means: a number, a name, a UUID, or an unambiguous beginning of a name or UUID.
+/// Of a UUID, what says as much as the whole: its first group. A domain's number never has so many digits.
+const UUID_BEGINNING: usize = 8;
+
+/// The domain that a word means: a number, a name, a UUID, or at least the first eight digits of one UUID alone. A name is written whole, because
+/// a script that ends `web` must not end `web-2` when `web` has gone by itself.
 pub fn find(host: &dyn Host, word: &str) -> Result<Domain> {
     let all = list(host)?;
     let exact = all.iter().find(|d| d.id().to_string() == word || d.name == word || d.uuid() == word);
     if let Some(domain) = exact {
         return Ok(domain.clone());
     }
-    let begins = |d: &&Domain| !word.is_empty() && (d.name.starts_with(word) || d.uuid().starts_with(word));
+    let begins = |d: &&Domain| word.len() >= UUID_BEGINNING && d.uuid().starts_with(word);
+    let names = |domains: &[&Domain]| {
+        domains.iter().map(|d| format!("{} ({})", d.name, d.id())).collect::<Vec<_>>().join(", ")
+    };
     let matching: Vec<&Domain> = all.iter().filter(begins).collect();
     match matching.as_slice() {
         [one] => Ok((*one).clone()),
-        [] => Err(Error::new(Kind::NotFound, format!("there is no domain `{word}`"))
-            .hint("`lith list` shows those that there are")),
-        several => {
-            let names: Vec<_> = several.iter().map(|d| format!("{} ({})", d.name, d.id())).collect();
-            Err(Error::new(Kind::Usage, format!("`{word}` may be any of {}", names.join(", "))))
+        [] => {
+            let longer: Vec<&Domain> =
+                all.iter().filter(|d| !word.is_empty() && d.name.starts_with(word)).collect();
+            let hint = if longer.is_empty() {
+                "`lith list` shows those that there are".to_owned()
+            } else {
+                format!("names are written whole, as {}", names(&longer))
+            };
+            Err(Error::new(Kind::NotFound, format!("there is no domain `{word}`")).hint(hint))
         }
+        several => Err(Error::new(Kind::Usage, format!("`{word}` may be any of {}", names(several)))),
     }
 }
 

@@ -88,9 +88,11 @@ fn a_domains_life() {
     for line in [
         "list",
         "list --format json",
-        "list we --format jsonl",
+        "list web --format jsonl",
+        "destroy we",
         "show web",
-        "show 8f3c --format json",
+        "show 8f3c",
+        "show 8f3c1c1e --format json",
         "domid web",
         "domname 1",
         "vcpu-list",
