@@ -1,6 +1,7 @@
-//! The three shortest ways through the hypervisor, which a Linux guest takes at every system call and page fault: SYSCALL
-//! from user mode, `iret` to user mode, a page fault of user mode. None of them needs a decision that Rust would make
-//! better, and each saves only the registers that it uses: half of the instructions of the general way.
+//! The shortest ways through the hypervisor. A Linux guest takes three of them at every system call and page fault: SYSCALL
+//! from user mode, `iret` to user mode, a page fault of user mode; three others where it goes to another process or sets an
+//! entry: `stack_switch`, `set_segment_base`, one `mmu_update`. None of them needs a decision that Rust would make
+//! better, and each saves only the registers that it uses: a half to a quarter of the instructions of the general way.
 //!
 //! Each looks at everything that the general way looks at. Before it has changed anything that counts it goes the
 //! general way instead: work for this CPU, events that are due, the IOPL assist, a handler that is missing or leaves events
@@ -13,8 +14,10 @@
 use core::arch::naked_asm;
 use core::mem::{offset_of, size_of};
 
-use guest_abi::call::number::{IRET, MMU_UPDATE};
-use guest_abi::x86_64::VGCF_IN_SYSCALL;
+use guest_abi::call::number::{IRET, MMU_UPDATE, SET_SEGMENT_BASE, STACK_SWITCH};
+use guest_abi::x86_64::{
+    SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL, VGCF_IN_SYSCALL,
+};
 use hv_core::mmu::VcpuMmu;
 use hv_core::mmu::tags::Tags;
 use hv_pv::emulate::port::ControlState;
@@ -22,6 +25,7 @@ use hv_pv::regs::{Mode, flags};
 use hv_pv::trap::{self, Handler, TrapEntry};
 use hv_types::DomId;
 
+use crate::cpu::msr::{FS_BASE, GS_BASE, KERNEL_GS_BASE};
 use crate::desc::{GUEST_CS, GUEST_SS};
 use crate::entry::{self, SYSCALL};
 use crate::guest::{HYPERVISOR_TOP, noted};
@@ -46,6 +50,8 @@ const PF_ENTRY: usize = offset_of!(Vcpu, traps) + trap::PF as usize * size_of::<
 // `None` is either a zero address or a mask that is not 0 or 1; both are looked at.
 const _: () = assert!(size_of::<Option<Handler>>() == size_of::<Handler>());
 const _: () = assert!(Mode::Kernel as u8 == 0 && Mode::User as u8 == 1 && size_of::<Mode>() == 1);
+const _: () = assert!(SEGBASE_FS == 0 && SEGBASE_GS_USER == 1 && SEGBASE_GS_KERNEL == 2);
+const _: () = assert!(KERNEL_GS_BASE == FS_BASE + 2 && GS_BASE == FS_BASE + 1);
 const _: () = assert!(VGCF_IN_SYSCALL == 1 << 8 && flags::IF == 1 << 9);
 
 /// Bits of a guest's RFLAGS that its kernel is not shown as they are.
@@ -61,6 +67,28 @@ const ALWAYS: i32 = (flags::IF | 2) as i32;
 macro_rules! faults {
     ($($label:literal),+) => {
         concat!(".pushsection .ex_table, \"a\"\n", $(".long ", $label, "b - ., 6b - .\n",)+ ".popsection\n")
+    };
+}
+
+/// The end of a hypercall that answers what `rax` has, with the stack as it was at its beginning: by SYSRET, or where something waits by
+/// [`after_hypercall`](entry::after_hypercall).
+macro_rules! done {
+    () => {
+        concat!(
+            "mov r11, [rsp + 40 + {current}]\n",
+            "mov r11, [r11 + {info}]\n",
+            "mov rcx, [rsp]\n",
+            "cmp byte ptr [r11], 0\n",
+            "mov r11, [rsp + 16]\n",
+            "jne {leave}\n",
+            "cmp dword ptr [rsp + 40 + {work}], 0\n",
+            "jne {leave}\n",
+            // Only an address of the lower half's end is not canonical behind a SYSCALL.
+            "test rcx, rcx\n",
+            "jns {leave}\n",
+            "mov rsp, [rsp + 24]\n",
+            "sysretq\n",
+        )
     };
 }
 
@@ -85,6 +113,10 @@ pub unsafe extern "C" fn syscall_entry() {
         "je {to_user}",
         "cmp rax, {mmu_update}",
         "je {one_update}",
+        "cmp rax, {set_segment_base}",
+        "je {segment}",
+        "cmp rax, {stack_switch}",
+        "je {stack}",
         "mov rcx, [rsp]",
         "jmp {general}",
         ss = const GUEST_SS as i32,
@@ -93,9 +125,13 @@ pub unsafe extern "C" fn syscall_entry() {
         mode = const MODE,
         iret = const IRET,
         mmu_update = const MMU_UPDATE,
+        set_segment_base = const SET_SEGMENT_BASE,
+        stack_switch = const STACK_SWITCH,
         user = sym system_call,
         to_user = sym iret_to_user,
         one_update = sym one_update,
+        segment = sym segment_base,
+        stack = sym stack_switch,
         general = sym entry::hypercall_entry,
     )
 }
@@ -450,20 +486,8 @@ unsafe extern "C" fn one_update() {
         "test al, al",
         "jz 7f",
         "xor eax, eax",
-        "mov rcx, [rsp]",
-        "mov r11, [rsp + 16]",
-        // Only an address of the lower half's end is not canonical behind a SYSCALL.
-        "test rcx, rcx",
-        "jns 9f",
-        "cmp dword ptr [rsp + 40 + {work}], 0",
-        "jne 9f",
-        "mov rsi, [rsp + 40 + {current}]",
-        "mov rsi, [rsi + {info}]",
-        "cmp byte ptr [rsi], 0",
-        "jne 9f",
         "mov esi, 1",
-        "mov rsp, [rsp + 24]",
-        "sysretq",
+        done!(),
         "7:",
         "mov esi, 1",
         "mov eax, {mmu_update}",
@@ -471,9 +495,6 @@ unsafe extern "C" fn one_update() {
         "mov rcx, [rsp]",
         "mov r11, [rsp + 16]",
         "jmp {general}",
-        "9:",
-        "mov esi, 1",
-        "jmp {leave}",
         own = const DomId::SELF.0 as i32,
         work = const WORK,
         current = const CURRENT,
@@ -481,6 +502,73 @@ unsafe extern "C" fn one_update() {
         mmu_update = const MMU_UPDATE,
         update = sym slow::one_update,
         general = sym entry::hypercall_entry,
+        leave = sym entry::after_hypercall,
+    )
+}
+
+/// `set_segment_base`: a base that is canonical, or a selector that the guest's tables offer.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.syscall")]
+unsafe extern "C" fn segment_base() {
+    naked_asm!(
+        "cmp edi, {selector}",
+        "je 7f",
+        "ja 8f",
+        "mov rax, rsi",
+        "shl rax, 16",
+        "sar rax, 16",
+        "cmp rax, rsi",
+        "jne 8f",
+        // 0, 1, 2 to 0, 2, 1: the kernel calls, so that the user's GS base is the hidden one.
+        "mov ecx, edi",
+        "shr ecx, 1",
+        "lea eax, [rdi + rdi]",
+        "and eax, 2",
+        "lea ecx, [rcx + rax + {fs_base}]",
+        "mov eax, esi",
+        "mov r11, rdx",
+        "mov rdx, rsi",
+        "shr rdx, 32",
+        "wrmsr",
+        "mov rdx, r11",
+        "xor eax, eax",
+        done!(),
+        "7:",
+        "swapgs",
+        "20: mov gs, esi",
+        "swapgs",
+        "xor eax, eax",
+        done!(),
+        // The general way loads the null selector.
+        "6: swapgs",
+        "8: mov eax, {number}",
+        "mov rcx, [rsp]",
+        "mov r11, [rsp + 16]",
+        "jmp {general}",
+        faults!("20"),
+        selector = const SEGBASE_GS_USER_SEL,
+        fs_base = const FS_BASE as i32,
+        number = const SET_SEGMENT_BASE,
+        work = const WORK,
+        current = const CURRENT,
+        info = const INFO,
+        general = sym entry::hypercall_entry,
+        leave = sym entry::after_hypercall,
+    )
+}
+
+/// `stack_switch`: where the frames of what comes from user mode shall lie. The selector is flat in any case.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.entry.syscall")]
+unsafe extern "C" fn stack_switch() {
+    naked_asm!(
+        "mov [rcx + {kernel_sp}], rsi",
+        "xor eax, eax",
+        done!(),
+        kernel_sp = const KERNEL_SP,
+        work = const WORK,
+        current = const CURRENT,
+        info = const INFO,
         leave = sym entry::after_hypercall,
     )
 }
