@@ -362,6 +362,7 @@ impl CpuidPolicy {
     }
 
     /// True if the guest is offered a feature, by the header's number.
+    #[inline(always)]
     pub fn has(&self, feature: u16) -> bool {
         let bit = feature & 31;
         match place(feature) {
@@ -582,21 +583,25 @@ impl CpuidPolicy {
     }
 
     /// True if the guest may use TSC_AUX.
+    #[inline]
     pub fn offers_tsc_aux(&self) -> bool {
         self.has(RDTSCP) || self.has(RDPID)
     }
 
     /// True if the guest may use the branch prediction barrier.
+    #[inline]
     pub fn offers_branch_barrier(&self) -> bool {
         self.has(IBPB)
     }
 
     /// IA32_ARCH_CAPABILITIES, if the guest is offered it.
+    #[inline]
     pub fn arch_capabilities(&self) -> Option<u64> {
         self.has(ARCH_CAPS).then_some(self.capabilities)
     }
 
     /// What the guest may choose in CR4, when the hypervisor runs with `hardware`.
+    #[inline]
     pub fn cr4_policy(&self, hardware: u64) -> Cr4Policy {
         use crate::control::{CR4_DE, CR4_FSGSBASE, CR4_TSD};
         let offers = [(TSC, CR4_TSD), (DE, CR4_DE), (FSGSBASE, CR4_FSGSBASE), (XSAVE, CR4_OSXSAVE)];
@@ -617,8 +622,20 @@ fn at(leaves: &[Leaf], index: u32) -> Leaf {
     leaves.get(index as usize).copied().unwrap_or(NOTHING)
 }
 
+/// Where each word of features is, by its number, so that a constant feature is a constant place.
+const PLACES: [Option<Place>; WORDS[WORDS.len() - 1].0 as usize + 1] = {
+    let mut places = [None; _];
+    let mut index = 0;
+    while index < WORDS.len() {
+        places[WORDS[index].0 as usize] = Some(WORDS[index].1);
+        index += 1;
+    }
+    places
+};
+
+#[inline(always)]
 fn place(feature: u16) -> Option<Place> {
-    WORDS.iter().find(|(word, _, _)| *word == feature >> 5).map(|(_, place, _)| *place)
+    PLACES.get(usize::from(feature >> 5)).copied().flatten()
 }
 
 #[cfg(test)]
