@@ -174,6 +174,12 @@ fn list<T>(arg: GuestVa, count: u32) -> Result<(), Errno> {
     if arg.is_guest_range(u64::from(count) * size_of::<T>() as u64) { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
+/// True of an empty list of grants to unmap, with which Linux's block backend ends a request whose grants stay mapped.
+#[inline(always)]
+pub fn is_nothing(cmd: u32, uop: GuestVa, count: u32) -> bool {
+    count == 0 && cmd == GNTTABOP_UNMAP_GRANT_REF && list::<GnttabUnmapGrantRef>(uop, count).is_ok()
+}
+
 /// `HYPERVISOR_grant_table_op(cmd, uop, count)`.
 pub fn grant_table_op<P: GrantPorts, G: GuestSpace>(
     mmu: &Mmu<'_, P>,

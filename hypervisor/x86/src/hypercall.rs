@@ -8,12 +8,11 @@ use guest_abi::call::Hypercall;
 use guest_abi::call::number::*;
 use guest_abi::errno::Errno;
 use hv_core::call::CallError;
-use hv_core::event;
-use hv_core::grant::grant_table_op;
 use hv_core::memory_op::memory_op;
 use hv_core::port::GuestSpace;
 use hv_core::sched::sched_op;
 use hv_core::vcpu::{VcpuCaller, vcpu_op};
+use hv_core::{event, grant};
 use hv_pv::regs::Regs;
 use hv_types::{GuestVa, VcpuId};
 use zerocopy::{FromBytes, IntoBytes};
@@ -99,6 +98,7 @@ pub fn call(vcpu: &'static Vcpu, number: u32, a: &[u64; 6]) -> Outcome {
         PHYSDEV_OP => devices::physdev_op(vcpu, a[0] as u32, a[1]),
         PLATFORM_OP => devices::platform_op(vcpu, a[0]),
         MEMORY_OP => memory(vcpu, a),
+        GRANT_TABLE_OP if grant::is_nothing(a[0] as u32, GuestVa(a[1]), a[2] as u32) => Ok(0),
         GRANT_TABLE_OP => grant_table(vcpu, a),
         SYSCTL => sysctl::sysctl(vcpu, a[0]),
         NMI_OP => entry_points::nmi_op(vcpu, a[0] as u32, a[1]),
@@ -179,7 +179,8 @@ fn memory(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
 
 #[inline(never)]
 fn grant_table(vcpu: &'static Vcpu, a: &[u64; 6]) -> Outcome {
-    let result = grant_table_op(mmu(), &Caller, &caller(vcpu), a[0] as u32, GuestVa(a[1]), a[2] as u32);
+    let result =
+        grant::grant_table_op(mmu(), &Caller, &caller(vcpu), a[0] as u32, GuestVa(a[1]), a[2] as u32);
     result.map(|v| v as u64)
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Integration, with a machine `port` that implements [`port::Machine`]:
 //!
-//! ```ignore
+//! ```text
 //! static HEAP: Heap = Heap::new();                  // hv_core::heap
 //! let frames = FrameTable::new(frame_slice);        // zeroed `Frame`s, one a machine frame up to the last of RAM
 //! // boot: frames.mark_io(mfn) for holes below the last frame, then HEAP.add(frames, start, end) for free RAM

@@ -122,6 +122,9 @@ fn copy() {
 
 fn refused() {
     ask!("none", call(Hypercall::GrantTableOp, &[u64::from(GNTTABOP_COPY), 0, 0]));
+    for at in [0, 0xffff_8000_0000_0000, u64::MAX] {
+        ask!("unmap none", call(Hypercall::GrantTableOp, &[u64::from(GNTTABOP_UNMAP_GRANT_REF), at, 0]));
+    }
     ask!("list at a bad address", call(Hypercall::GrantTableOp, &[u64::from(GNTTABOP_COPY), 0x1000, 1]));
     ask!("too many", call(Hypercall::GrantTableOp, &[u64::from(GNTTABOP_COPY), 0x1000, 1 << 31]));
     let mut swap = GnttabSwapGrantRef { ref_a: 8, ref_b: 9, ..Default::default() };
