@@ -25,6 +25,7 @@ mod mapping;
 mod memory;
 pub mod os;
 mod privcmd;
+mod rings;
 pub mod store;
 mod sys;
 pub mod wire;
@@ -35,6 +36,7 @@ pub use gntdev::{Gntdev, Granted};
 pub use mapping::{Mapping, SharedPage};
 pub use memory::Extents;
 pub use privcmd::{ForeignFrames, Privcmd, Resource};
+pub use rings::{RingPage, Rings};
 pub use store::{Permission, Store, StoreError, WatchEvent};
 
 /// Bytes of a page.

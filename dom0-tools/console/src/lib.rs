@@ -14,4 +14,4 @@ pub mod history;
 pub mod limit;
 pub mod protocol;
 pub mod ring;
-pub mod xen;
+mod xen;

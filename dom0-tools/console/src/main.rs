@@ -4,7 +4,6 @@
 use lith_client::os::{self, Signals};
 use lith_console::daemon::{Daemon, Options};
 use lith_console::directory::ByStore;
-use lith_console::xen::Xen;
 use lith_console::{history, protocol};
 use std::error::Error;
 use std::process::ExitCode;
@@ -37,7 +36,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
     let signals = Signals::take(&[os::SIGHUP, os::SIGTERM, os::SIGINT])?;
-    let mut daemon = Daemon::start(options, Xen::open()?, ByStore::new())?;
+    let mut daemon = Daemon::start(options, lith_client::Rings::open()?, ByStore::new())?;
     os::notify_ready();
     while daemon.turn(Some(&signals), None)? {}
     Ok(())
