@@ -118,6 +118,12 @@ fn vcpus_of_the_selected_domain() {
     let mut state = state_on_db(&host);
     keys(&mut state, "v");
     golden("top-vcpus.txt", &screen(&mut state, 80, 24));
+    // Questions and help leave what is shown.
+    for (asks, answer) in [("p", Key::Char('n')), ("?", Key::Char('q')), ("d", Key::Escape)] {
+        keys(&mut state, asks);
+        state.key(answer);
+        assert!(screen(&mut state, 80, 24).contains("MAY RUN ON"), "{asks} {answer:?}");
+    }
     // It goes while it is looked at.
     host.destroy(2).unwrap();
     state.sample(&host);

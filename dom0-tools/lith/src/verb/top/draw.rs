@@ -96,9 +96,9 @@ impl State {
         let footer = u16::from(area.height >= 2);
         let rows = area.height - top - titles - footer;
         self.page = usize::from(rows);
-        match self.mode {
-            Mode::Vcpus(first) => self.draw_vcpus(&mut pen, top, titles, first),
-            _ => self.draw_domains(&mut pen, top, titles),
+        match self.vcpus {
+            Some(first) => self.draw_vcpus(&mut pen, top, titles, first),
+            None => self.draw_domains(&mut pen, top, titles),
         }
         if self.mode == Mode::Help {
             draw_help(&mut pen);
@@ -187,7 +187,7 @@ impl State {
             (_, Some(message), _) => (message.clone(), Tone::Strong),
             (_, None, Some(failed)) => (format!("not to be seen: {failed}"), Tone::Strong),
             _ if !own => return,
-            (Mode::Vcpus(_), ..) => {
+            _ if self.vcpus.is_some() => {
                 let name = self.selected.and_then(|id| self.name(id)).unwrap_or_default();
                 (format!("vCPUs of {name}: v back  up/down scroll  ? keys  q quit"), Tone::Faint)
             }

@@ -44,9 +44,8 @@ pub(super) enum Order {
 /// What the next key is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    Domains,
-    /// The vCPUs of the selected domain, from this one on.
-    Vcpus(usize),
+    Keys,
+    /// To end the help.
     Help,
     /// Whether to do it, to the domain of this name.
     Ask(Act, Id, String),
@@ -69,6 +68,8 @@ pub struct State {
     pub(super) selected: Option<Id>,
     pub(super) order: Order,
     pub(super) reversed: bool,
+    /// In place of the domains the vCPUs of the selected one are shown, from this one on.
+    pub(super) vcpus: Option<usize>,
     pub(super) mode: Mode,
     pub(super) delay: Duration,
     pub(super) frozen: bool,
@@ -95,7 +96,8 @@ impl State {
             selected: None,
             order: Order::Cpu,
             reversed: false,
-            mode: Mode::Domains,
+            vcpus: None,
+            mode: Mode::Keys,
             delay: delay.clamp(SHORTEST, LONGEST),
             frozen: false,
             message: None,
@@ -145,9 +147,7 @@ impl State {
         if self.place().is_none() {
             // The one in the place of the one that is gone.
             self.select(place);
-            if matches!(self.mode, Mode::Vcpus(_)) {
-                self.mode = Mode::Domains;
-            }
+            self.vcpus = None;
         }
     }
 
@@ -230,14 +230,18 @@ impl State {
         if key == Key::Interrupt {
             return Action::Quit;
         }
-        match std::mem::replace(&mut self.mode, Mode::Domains) {
+        match std::mem::replace(&mut self.mode, Mode::Keys) {
             Mode::Ask(act, id, _) if matches!(key, Key::Char('y' | 'Y')) => return Action::Act(act, id),
             Mode::Ask(..) => self.tell("nothing was done"),
             // Any key ends the help, those that quit too.
             Mode::Help => {}
             Mode::Delay(text) => self.typed(text, key),
-            Mode::Vcpus(first) => return self.vcpu_key(first, key),
-            Mode::Domains => return self.domain_key(key),
+            Mode::Keys => {
+                return match self.vcpus {
+                    Some(first) => self.vcpu_key(first, key),
+                    None => self.domain_key(key),
+                };
+            }
         }
         Action::None
     }
@@ -245,23 +249,20 @@ impl State {
     fn vcpu_key(&mut self, first: usize, key: Key) -> Action {
         let count = self.selected.and_then(|id| self.now.domains.get(&id)).map_or(0, |d| d.vcpus.len());
         let first = match key {
-            Key::Escape | Key::Char('v') => return Action::None,
+            Key::Escape | Key::Char('v') => {
+                self.vcpus = None;
+                return Action::None;
+            }
             Key::Up | Key::Char('k') => first.saturating_sub(1),
             Key::Down | Key::Char('j') => first + 1,
             Key::PageUp => first.saturating_sub(self.page),
             Key::PageDown => first + self.page,
             Key::Home => 0,
             Key::End => count,
-            // The others do what they do elsewhere, and what they do not change stays.
-            _ => {
-                let action = self.domain_key(key);
-                if self.mode == Mode::Domains {
-                    self.mode = Mode::Vcpus(first);
-                }
-                return action;
-            }
+            // The others do what they do elsewhere.
+            _ => return self.domain_key(key),
         };
-        self.mode = Mode::Vcpus(first.min(count.saturating_sub(self.page)));
+        self.vcpus = Some(first.min(count.saturating_sub(self.page)));
         Action::None
     }
 
@@ -284,7 +285,7 @@ impl State {
                 self.reversed = !self.reversed;
                 self.sort();
             }
-            Key::Char('v') if self.selected.is_some() => self.mode = Mode::Vcpus(0),
+            Key::Char('v') if self.selected.is_some() => self.vcpus = Some(0),
             Key::Char('+') => self.delay = longer(self.delay),
             Key::Char('-') => self.delay = shorter(self.delay),
             Key::Char('d' | 's') => self.mode = Mode::Delay(String::new()),
