@@ -178,10 +178,7 @@ fn entry(hypervisor: Hypervisor, transcript: &str) -> Result<Option<u64>> {
 fn entered(spec: &Spec, address: u64) -> Result<u64> {
     let machine = Machine::prepare(spec)?;
     let socket = machine.dir().join("gdb");
-    let mut command = machine.command(false);
-    command.args(gdb::qemu_words(&socket));
-    let _console = Console::start(command)?;
-    gdb::counter_at(&socket, address, TIME_LIMIT).context("the hypervisor was not entered where it should be")
+    gdb::start(machine.command(false), &socket, address, TIME_LIMIT).map(|(_, entered)| entered)
 }
 
 fn rows(transcript: &str) -> Result<Vec<Row>> {

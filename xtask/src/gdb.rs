@@ -3,16 +3,22 @@
 //!
 //! Facts: gdb's manual, appendix "gdb Remote Serial Protocol"; the order of registers is that of its target `i386:x86-64`.
 
+use crate::console::Console;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// The words that make QEMU wait, before its first instruction, for a debugger at the socket.
-pub fn qemu_words(socket: &Path) -> [String; 5] {
+/// Starts QEMU and says what the time-stamp counter is at the hypervisor's first instruction. `socket` is a file that nothing else uses.
+pub fn start(mut qemu: Command, socket: &Path, entry: u64, limit: Duration) -> Result<(Console, u64)> {
     let device = format!("socket,id=gdb,path={},server=on,wait=off", socket.display());
-    ["-S".to_owned(), "-chardev".to_owned(), device, "-gdb".to_owned(), "chardev:gdb".to_owned()]
+    qemu.args(["-S", "-chardev", &device, "-gdb", "chardev:gdb"]);
+    let console = Console::start(qemu)?;
+    let entered = counter_at(socket, entry, limit);
+    let _ = std::fs::remove_file(socket);
+    Ok((console, entered.context("the hypervisor was not entered where it should be")?))
 }
 
 /// RDTSC.
@@ -24,7 +30,7 @@ const RDX: usize = 3;
 const RIP: usize = 16;
 
 /// Lets the machine run until it comes to `address`, says what the time-stamp counter is then, and leaves it running.
-pub fn counter_at(socket: &Path, address: u64, limit: Duration) -> Result<u64> {
+fn counter_at(socket: &Path, address: u64, limit: Duration) -> Result<u64> {
     let mut stub = Stub::connect(socket, limit)?;
     // QEMU takes single registers only from who has asked what there are.
     stub.ask("qXfer:features:read:target.xml:0,ffb")?;

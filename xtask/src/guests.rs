@@ -175,14 +175,11 @@ impl Runner {
     }
 
     /// Under -icount a debugger notes when the hypervisor begins.
-    fn measure(&self, mut command: Command) -> Result<Answer> {
+    fn measure(&self, command: Command) -> Result<Answer> {
         let socket = self.dir.join(format!("gdb.{}", std::process::id()));
-        command.args(gdb::qemu_words(&socket));
-        let console = Console::start(command)?;
-        let entered = gdb::counter_at(&socket, entry(&self.image, self.options.on)?, ICOUNT_LIMIT);
-        let _ = std::fs::remove_file(&socket);
-        let entered = Some(entered.context("the hypervisor was not entered where it should be")?);
-        Ok(Answer { entered, ..listen(console, ICOUNT_LIMIT)? })
+        let entry = entry(&self.image, self.options.on)?;
+        let (console, entered) = gdb::start(command, &socket, entry, ICOUNT_LIMIT)?;
+        Ok(Answer { entered: Some(entered), ..listen(console, ICOUNT_LIMIT)? })
     }
 
     fn write_disk(&self, disk: &Path, kernel: &Path) -> Result<()> {

@@ -80,6 +80,8 @@ pub struct Spec {
     pub newer_qemu: bool,
     /// Memory in MiB.
     pub memory: u32,
+    /// A file that is the memory, with holes where nobody wrote: for more of it than there is here.
+    pub memory_file: Option<PathBuf>,
     /// dom0 gets what the hypervisor gives it when nobody says how much, instead of half of the memory.
     pub default_dom0_memory: bool,
     /// QEMU's CPU model; its richest when absent.
@@ -128,6 +130,7 @@ impl Default for Spec {
             apic_id: None,
             newer_qemu: false,
             memory: 1024,
+            memory_file: None,
             default_dom0_memory: false,
             cpu: None,
             machine: "pc".to_owned(),
@@ -314,13 +317,14 @@ fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
     let mut words = if newer { newer_qemu()? } else { vec![installed] };
     words.extend(["-name".to_owned(), "xenolith".to_owned()]);
     let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
+    let backend = if spec.memory_file.is_some() { ",memory-backend=ram" } else { "" };
     match spec.apic_id {
         None => {
-            add("-machine", format!("{},accel={accel}", spec.machine));
+            add("-machine", format!("{},accel={accel}{backend}", spec.machine));
             add("-smp", format!("{},threads={}", spec.cpus, spec.threads));
         }
         Some(id) => {
-            add("-machine", format!("{},accel={accel},kernel-irqchip=split", spec.machine));
+            add("-machine", format!("{},accel={accel},kernel-irqchip=split{backend}", spec.machine));
             // A socket for each id: a processor's id is its socket's number.
             add("-smp", format!("1,maxcpus={0},sockets={0},cores=1,threads=1", id + 1));
             add("-device", format!("max-x86_64-cpu,socket-id={id},core-id=0,thread-id=0"));
@@ -328,6 +332,10 @@ fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
     }
     add("-cpu", cpu_model(spec, accel));
     add("-m", spec.memory.to_string());
+    if let Some(file) = &spec.memory_file {
+        let (size, file) = (spec.memory, file.display());
+        add("-object", format!("memory-backend-file,id=ram,size={size}M,mem-path={file},share=on"));
+    }
     if spec.firmware == Firmware::Uefi {
         let vars = dir.join("vars.fd");
         std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &vars).context("cannot copy OVMF's variables")?;

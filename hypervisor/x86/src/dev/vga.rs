@@ -61,14 +61,7 @@ pub fn init(framebuffer: Option<&Framebuffer>, no_vga: bool) -> bool {
 
 fn text() -> Option<Screen> {
     let at = mem::map_io(TEXT, COLUMNS * ROWS * 2)?.cast();
-    Some(Screen {
-        surface: Surface::Text(at),
-        columns: COLUMNS,
-        rows: ROWS,
-        column: 0,
-        row: 0,
-        control: Control::Nothing,
-    })
+    Some(Screen::new(Surface::Text(at), COLUMNS, ROWS))
 }
 
 fn pixels(fb: &Framebuffer) -> Option<Screen> {
@@ -83,17 +76,14 @@ fn pixels(fb: &Framebuffer) -> Option<Screen> {
         return None;
     }
     let at = mem::map_io(fb.address, len)?;
-    Some(Screen {
-        surface: Surface::Pixels(at, *fb),
-        columns,
-        rows,
-        column: 0,
-        row: 0,
-        control: Control::Nothing,
-    })
+    Some(Screen::new(Surface::Pixels(at, *fb), columns, rows))
 }
 
 impl Screen {
+    fn new(surface: Surface, columns: usize, rows: usize) -> Screen {
+        Screen { surface, columns, rows, column: 0, row: 0, control: Control::Nothing }
+    }
+
     fn put(&mut self, row: usize, column: usize, character: u8) {
         debug_assert!(row < self.rows && column < self.columns);
         match &self.surface {
