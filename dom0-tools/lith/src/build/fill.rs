@@ -42,12 +42,12 @@ pub fn fill<H: Hypervisor + ?Sized>(
         writer.write(segment.va, segment.data)?;
     }
     if let Some((pfn, pages)) = plan.initrd.frames() {
-        host.write_frames(domid, memory.run(pfn, pages)?, 0, initrd)?;
+        host.write_frames(domid, &memory.run(pfn, pages)?, 0, initrd)?;
     }
     if let Some(pfn) = plan.hypercall_pfn {
-        host.write_frames(domid, memory.run(pfn, 1)?, 0, &hypercall_page())?;
+        host.write_frames(domid, &memory.run(pfn, 1)?, 0, &hypercall_page())?;
     }
-    host.write_frames(domid, writer.frames(&plan.p2m)?, 0, memory.mfns().as_bytes())?;
+    writer.p2m()?;
     writer.start_info(initrd.len() as u64, cmdline, rings)?;
     writer.page_tables()?;
     writer.finish()
@@ -61,10 +61,6 @@ struct Writer<'a, H: ?Sized> {
 }
 
 impl<H: Hypervisor + ?Sized> Writer<'_, H> {
-    fn frames(&self, region: &Region) -> Result<&[u64]> {
-        self.memory.run(region.pfn, region.pages)
-    }
-
     /// Writes at an address of the bootstrap region.
     fn write(&self, va: u64, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
@@ -73,7 +69,20 @@ impl<H: Hypervisor + ?Sized> Writer<'_, H> {
         let offset = va % PAGE_SIZE;
         let pfn = (va - self.plan.bootstrap.va) / PAGE_SIZE;
         let pages = (offset + bytes.len() as u64).div_ceil(PAGE_SIZE);
-        self.host.write_frames(self.domid, self.memory.run(pfn, pages)?, offset as usize, bytes)?;
+        self.host.write_frames(self.domid, &self.memory.run(pfn, pages)?, offset as usize, bytes)?;
+        Ok(())
+    }
+
+    /// The list of the domain's machine frames, a part at a time.
+    fn p2m(&self) -> Result<()> {
+        const FRAMES: u64 = 256;
+        const WORDS: u64 = PAGE_SIZE / 8;
+        for (part, pfn) in (0..self.memory.len()).step_by((FRAMES * WORDS) as usize).enumerate() {
+            let mfns = self.memory.run(pfn, (FRAMES * WORDS).min(self.memory.len() - pfn))?;
+            let frames = (mfns.len() as u64).div_ceil(WORDS);
+            let frames = self.memory.run(self.plan.p2m.pfn + part as u64 * FRAMES, frames)?;
+            self.host.write_frames(self.domid, &frames, 0, mfns.as_bytes())?;
+        }
         Ok(())
     }
 
@@ -135,7 +144,7 @@ impl<H: Hypervisor + ?Sized> Writer<'_, H> {
             return Ok(());
         }
         let frames = self.memory.run(*pfn, entries.len() as u64 / 512)?;
-        Ok(self.host.write_frames(self.domid, frames, 0, entries.as_bytes())?)
+        Ok(self.host.write_frames(self.domid, &frames, 0, entries.as_bytes())?)
     }
 
     fn finish(&self) -> Result<()> {
