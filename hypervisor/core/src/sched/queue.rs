@@ -32,7 +32,7 @@ const SLEEPER_BONUS: u64 = 5 * MILLISECOND;
 const PREEMPT_LEAD: u64 = MILLISECOND / 2;
 /// A vCPU that was given the CPU keeps it so long, whoever wakes. Two that wake each other for each piece of their work, as a guest and
 /// the domain of its devices do, would otherwise do one piece at a time, and a switch for each.
-pub(super) const LEAST_TURN: u64 = MILLISECOND / 2;
+pub(super) const LEAST_TURN: u64 = MILLISECOND;
 /// How far from the others a vCPU may arrive from another CPU.
 const MOST_APART: u64 = 100 * MILLISECOND;
 /// How many waiting vCPUs a thief looks at.
