@@ -114,8 +114,11 @@ impl Console {
                 }
             }
         }
-        self.wait_end(deadline.saturating_duration_since(Instant::now()) + Duration::from_secs(1))?;
-        status.context("the machine went off without having run the command")
+        let rest = deadline.saturating_duration_since(Instant::now());
+        let qemu = self.wait_end(rest + Duration::from_secs(1))?;
+        status.with_context(|| {
+            format!("the machine went off without having run the command; QEMU ended: {qemu}")
+        })
     }
 }
 

@@ -120,6 +120,9 @@ pub struct Spec {
     pub icount: bool,
 }
 
+/// Of a machine's files, what QEMU says of resets.
+const RESETS: &str = "resets";
+
 impl Default for Spec {
     fn default() -> Self {
         Spec {
@@ -187,6 +190,11 @@ impl Machine {
     /// The socket of QEMU's monitor, while the machine does not run on a person's terminal.
     pub fn monitor(&self) -> PathBuf {
         self.dir.join("monitor")
+    }
+
+    /// True if a processor gave up: nothing that it could do led anywhere.
+    pub fn had_triple_fault(&self) -> bool {
+        std::fs::read_to_string(self.dir.join(RESETS)).is_ok_and(|log| log.contains("Triple fault"))
     }
 
     /// The QEMU line as one would type it.
@@ -372,6 +380,9 @@ fn qemu_words(spec: &Spec, disk: &Path, dir: &Path) -> Result<Vec<String>> {
     if spec.gdb {
         words.extend(["-s".to_owned(), "-S".to_owned()]);
     }
+    // A triple fault says nothing on the serial line.
+    words.extend(["-d".to_owned(), "cpu_reset".to_owned(), "-D".to_owned()]);
+    words.push(dir.join(RESETS).display().to_string());
     if !spec.reboot {
         words.push("-no-reboot".to_owned());
     }

@@ -180,3 +180,16 @@ fn a_hypervisor_fault_has_a_symbolised_backtrace() -> Result<()> {
     assert_words(&report, &["fault_on_purpose+0x", "on_own_stack+0x", "CR2 ffff82ffdeadb000"]);
     Ok(())
 }
+
+/// What a hypervisor could not say: these tests tell a machine whose processor gave up from others that went off. Here Linux alone makes
+/// it give up, to reboot.
+#[test]
+fn a_triple_fault_is_told() -> Result<()> {
+    let dom0_append = "reboot=triple,force".to_owned();
+    let spec =
+        Spec { hypervisor: Hypervisor::Bare, dom0_append, command: Some("reboot -f".to_owned()), ..spec() };
+    let mut guest = Guest::start(&spec)?;
+    guest.wait_end(BOOT)?;
+    assert!(guest.had_triple_fault(), "{}", guest.console.transcript());
+    Ok(())
+}

@@ -58,6 +58,11 @@ impl Guest {
         self.machine.dir()
     }
 
+    /// True if a processor gave up.
+    pub fn had_triple_fault(&self) -> bool {
+        self.machine.had_triple_fault()
+    }
+
     /// Gives QEMU's monitor a command; returns what it answers.
     pub fn monitor(&self, command: &str) -> Result<String> {
         let begun = Instant::now();
@@ -98,9 +103,10 @@ impl Guest {
     fn explain<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| {
             format!(
-                "{}\n--- the serial line ---\n{}\n{}--- end ---",
+                "{}\n--- the serial line ---\n{}\n{}{}--- end ---",
                 self.machine.shown(),
                 self.console.transcript(),
+                if self.machine.had_triple_fault() { "--- a triple fault ---\n" } else { "" },
                 self.processors()
             )
         })
