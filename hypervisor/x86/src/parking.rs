@@ -33,15 +33,22 @@ mod state {
     pub const BETWEEN: u32 = 2;
     /// It is parked.
     pub const PARKED: u32 = 3;
+    /// It has never come up.
+    pub const ABSENT: u32 = 4;
 }
 
 /// Whether a CPU is parked, or is to be.
 pub struct Parking(AtomicU32);
 
 impl Parking {
-    /// It takes part.
-    pub const fn none() -> Self {
-        Parking(AtomicU32::new(state::NO))
+    /// It has not come up yet.
+    pub const fn absent() -> Self {
+        Parking(AtomicU32::new(state::ABSENT))
+    }
+
+    /// It has come up, and takes part.
+    pub fn come_up(&self) {
+        self.set(state::NO);
     }
 
     fn is(&self, state: u32) -> bool {
@@ -96,9 +103,9 @@ pub static STAYS: AtomicBool = AtomicBool::new(false);
 /// The change that is under way; tried and never waited for.
 static CHANGE: Mutex<Option<Change>> = Mutex::new(None);
 
-/// True if the CPU has ever come up.
+/// True if the CPU has ever come up. One word says so: of two, one may be from before it came back, and the other from after.
 fn is_present(cpu: &Cpu) -> bool {
-    cpu.online.load(Ordering::SeqCst) || !cpu.parking.is(state::NO)
+    !cpu.parking.is(state::ABSENT)
 }
 
 /// The CPU of that number, if it has ever come up.

@@ -207,7 +207,7 @@ pub fn prepare(id: u32, apic_id: u32) -> Result<&'static Cpu, mem::NoMemory> {
             requests: ipi::Requests::empty(),
             passed: AtomicU64::new(0),
             online: AtomicBool::new(false),
-            parking: Parking::none(),
+            parking: Parking::absent(),
             slice_end: Cell::new(0),
             last_fault: Cell::new((0, 0)),
             queue: Mutex::new(CpuQueue::new(id)),

@@ -131,6 +131,7 @@ fn start(cpu: &'static Cpu, page: u64) -> bool {
 fn join(cpu: &Cpu) {
     percpu::OPEN.insert(cpu.id);
     alone::begin(cpu);
+    cpu.parking.come_up();
     cpu.online.store(true, Ordering::Release);
 }
 
