@@ -115,13 +115,15 @@ pub fn flush_page_of_others(cpus: &CpuSet, va: GuestVa, stamp: u32) {
     wait_while(others(&all, own), |to| to.flushes.is_stale(stamp));
 }
 
-/// Makes every other CPU flush, some time soon.
+/// Makes every other CPU flush, some time soon. May be called in the handler of an NMI.
 pub fn flush_everywhere_soon() {
     let own = this_cpu();
-    for to in others(&CpuSet::ALL, own) {
-        to.requests.ask(bit::FLUSH);
-        send(to);
-    }
+    apic::send_between(|| {
+        for to in others(&CpuSet::ALL, own) {
+            to.requests.ask(bit::FLUSH);
+            send(to);
+        }
+    });
 }
 
 /// Makes every other CPU write back and empty its caches; returns when they have.

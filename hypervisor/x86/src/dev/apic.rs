@@ -194,14 +194,19 @@ fn send(destination: u32, command: u32) {
         unsafe { cpu::wrmsr(MSR_X2APIC + COMMAND, u64::from(destination) << 32 | u64::from(command)) };
         return;
     }
+    wait_until_sent();
+    write(COMMAND_HIGH, destination << 24);
+    write(COMMAND, command);
+}
+
+/// Waits until the registers in memory take another command.
+fn wait_until_sent() {
     const SENDING: u32 = 1 << 12;
     for _ in 0..100_000 {
         if read(COMMAND) & SENDING == 0 {
             break;
         }
     }
-    write(COMMAND_HIGH, destination << 24);
-    write(COMMAND, command);
 }
 
 /// Interrupts another CPU.
@@ -209,6 +214,18 @@ fn send(destination: u32, command: u32) {
 pub fn send_ipi(apic_id: u32, vector: u8) {
     const ASSERT: u32 = 1 << 14;
     send(apic_id, ASSERT | u32::from(vector));
+}
+
+/// Sends what `f` sends, in the handler of an NMI, which may have come between the two writes of somebody who was sending: his
+/// destination is still there afterwards.
+pub fn send_between(f: impl FnOnce()) {
+    if X2APIC.load(Ordering::Relaxed) {
+        return f();
+    }
+    let destination = read(COMMAND_HIGH);
+    f();
+    wait_until_sent();
+    write(COMMAND_HIGH, destination);
 }
 
 /// Interrupts another CPU although it has interrupts off.
