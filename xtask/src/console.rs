@@ -1,17 +1,22 @@
 //! A serial line as seen from outside: the whole transcript, waits with deadlines, and the command protocol of
 //! the initramfs.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow};
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+
+/// How long QEMU may take to end once its output is closed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A running machine and everything its serial line said.
 pub struct Console {
     child: Child,
     input: Option<ChildStdin>,
     chunks: Receiver<Vec<u8>>,
+    /// What QEMU says of itself.
+    complaints: Receiver<Vec<u8>>,
     transcript: Vec<u8>,
     /// What [`Console::wait_for`] has not looked at yet begins here.
     seen: usize,
@@ -24,21 +29,13 @@ impl Console {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .context("cannot start QEMU")?;
-        let mut output = child.stdout.take().context("QEMU's output is a pipe")?;
+        let chunks = follow(child.stdout.take().context("QEMU's output is a pipe")?);
+        let complaints = follow(child.stderr.take().context("QEMU's complaints come by a pipe")?);
         let input = child.stdin.take();
-        let (sender, chunks) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(len @ 1..) = output.read(&mut buffer) {
-                if sender.send(buffer[..len].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Console { child, input, chunks, transcript: Vec::new(), seen: 0, ended: false })
+        Ok(Console { child, input, chunks, complaints, transcript: Vec::new(), seen: 0, ended: false })
     }
 
     /// Everything so far, as text.
@@ -57,7 +54,7 @@ impl Console {
                 return Ok(before);
             }
             if !self.read_until(deadline)? {
-                bail!("the machine ended before {text:?} appeared");
+                return Err(self.failure(&format!("the machine ended before {text:?} appeared")));
             }
         }
     }
@@ -73,14 +70,39 @@ impl Console {
     pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         while self.read_until(deadline)? {}
-        // The output is closed when QEMU is about to end.
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait()? {
+        match self.status_by(deadline)? {
+            Some(status) => Ok(status),
+            None => Err(self.failure("QEMU closed its output and did not end")),
+        }
+    }
+
+    /// How QEMU, whose output is closed, ended, if it does by then.
+    fn status_by(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
+        loop {
+            let status = self.child.try_wait()?;
+            if status.is_some() || Instant::now() >= deadline {
                 return Ok(status);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        bail!("QEMU closed its output and did not end")
+    }
+
+    /// That something went wrong, how QEMU ended, if it did, and what it had to say of itself.
+    pub fn failure(&mut self, what: &str) -> Error {
+        let mut text = what.to_owned();
+        let deadline = Instant::now() + if self.ended { LAST_WORDS } else { Duration::ZERO };
+        if let Ok(Some(status)) = self.status_by(deadline) {
+            text += &format!("; QEMU ended: {status}");
+        }
+        let mut said = Vec::new();
+        while let Ok(more) = self.complaints.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            said.extend(more);
+        }
+        match String::from_utf8_lossy(&said).trim_end() {
+            "" => anyhow!(text),
+            said => anyhow!("{text}; QEMU said:\n{said}"),
+        }
     }
 
     /// Takes one more chunk; false at the end of the output, an error at the deadline.
@@ -91,7 +113,7 @@ impl Console {
         match self.chunks.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(chunk) => self.transcript.extend_from_slice(&chunk),
             Err(RecvTimeoutError::Disconnected) => self.ended = true,
-            Err(RecvTimeoutError::Timeout) => bail!("the time limit passed"),
+            Err(RecvTimeoutError::Timeout) => return Err(self.failure("the time limit passed")),
         }
         Ok(!self.ended)
     }
@@ -115,11 +137,23 @@ impl Console {
             }
         }
         let rest = deadline.saturating_duration_since(Instant::now());
-        let qemu = self.wait_end(rest + Duration::from_secs(1))?;
-        status.with_context(|| {
-            format!("the machine went off without having run the command; QEMU ended: {qemu}")
-        })
+        self.wait_end(rest + Duration::from_secs(1))?;
+        status.ok_or_else(|| self.failure("the machine went off without having run the command"))
     }
+}
+
+/// What comes through a pipe, as it comes.
+fn follow(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, chunks) = channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = pipe.read(&mut buffer) {
+            if sender.send(buffer[..len].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    chunks
 }
 
 impl Drop for Console {
@@ -179,7 +213,25 @@ mod tests {
         let error = console("sleep 5").wait_for("never", Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("time limit"));
         let error = console("echo some").wait_for("never", LIMIT).unwrap_err();
-        assert!(error.to_string().contains("ended before"));
+        assert_eq!(
+            error.to_string(),
+            "the machine ended before \"never\" appeared; QEMU ended: exit status: 0"
+        );
+    }
+
+    /// An emulator that gives up says so nowhere else.
+    #[test]
+    fn what_qemu_says_of_itself_is_told() {
+        let script = "echo hello; echo 'Assertion failed.' >&2; kill -ABRT $$";
+        let how = "QEMU ended: signal: 6 (SIGABRT); QEMU said:\nAssertion failed.";
+        let error = console(script).wait_for("never", LIMIT).unwrap_err().to_string();
+        assert_eq!(error, format!("the machine ended before \"never\" appeared; {how}"));
+        let error = console(script).run_command(LIMIT, |_| {}).unwrap_err().to_string();
+        assert_eq!(error, format!("the machine went off without having run the command; {how}"));
+        let mut late = console("echo warning >&2; echo x; sleep 5");
+        late.wait_for("x", LIMIT).unwrap();
+        let error = late.wait_for("never", Duration::from_secs(1)).unwrap_err().to_string();
+        assert_eq!(error, "the time limit passed; QEMU said:\nwarning");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the tests share: machines with limits, and the whole serial line when one fails.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -97,7 +97,7 @@ impl Guest {
     pub fn wait_end(&mut self, limit: Duration) -> Result<()> {
         let ended = self.console.wait_end(limit).context("waiting for the machine to go off");
         let status = self.explain(ended)?;
-        if status.success() { Ok(()) } else { bail!("QEMU ended with {status}") }
+        if status.success() { Ok(()) } else { Err(self.console.failure("the machine was not switched off")) }
     }
 
     fn explain<T>(&self, result: Result<T>) -> Result<T> {
