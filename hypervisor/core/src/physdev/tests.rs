@@ -4,8 +4,8 @@ use hv_types::Mfn;
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::pirq::tests::Words;
 use crate::port::Fault;
+use crate::testing::Frames;
 
 /// A guest whose memory is one argument at address 0x1000.
 #[derive(Default)]
@@ -153,7 +153,7 @@ struct World {
     pirqs: Pirqs,
     lines: Lines,
     board: Board,
-    words: Words,
+    frames: Frames,
 }
 
 impl World {
@@ -164,18 +164,18 @@ impl World {
             pirqs,
             lines: Lines::new(),
             board: Board::default(),
-            words: Words::default(),
+            frames: Frames::new(8),
         }
     }
     fn perform(&mut self, request: Request) -> Result<Answer, Errno> {
-        perform(request, &self.dom, &mut self.pirqs, &self.lines, &self.board, &self.words)
+        perform(request, &self.dom, &mut self.pirqs, &self.lines, &self.board, &self.frames)
     }
     /// Decodes, performs and writes back, as the hypercall does.
     fn call(&mut self, command: u32, guest: &Guest) -> Result<(), Errno> {
         self.perform(decode(command, ARGUMENT, guest)?)?.write(ARGUMENT, guest)
     }
     fn bind(&mut self, pirq: u32) -> Result<(), Errno> {
-        bind(Pirq(pirq), DomId(0), &mut self.pirqs, &self.lines, &self.board, &self.words)
+        bind(Pirq(pirq), DomId(0), &mut self.pirqs, &self.lines, &self.board, &self.frames)
     }
 }
 
@@ -216,7 +216,7 @@ fn messages_are_made_named_and_taken_apart() {
     let unmap = Guest::with(&PhysdevUnmapPirq { domid: DomId::SELF.0, _pad: 0, pirq: 63 });
     world.bind(63).unwrap();
     assert_eq!(world.call(PHYSDEVOP_UNMAP_PIRQ, &unmap), Err(Errno::EBUSY));
-    unbind(Pirq(63), &mut world.pirqs, &world.lines, &world.board, &world.words);
+    unbind(Pirq(63), &mut world.pirqs, &world.lines, &world.board, &world.frames);
     assert_eq!(world.call(PHYSDEVOP_UNMAP_PIRQ, &unmap), Ok(()));
     assert_eq!(world.board.take(), ["start 24", "mask 24", "stop 24", "release 24"]);
     assert_eq!(world.call(PHYSDEVOP_UNMAP_PIRQ, &unmap), Err(Errno::EINVAL));
@@ -255,7 +255,7 @@ fn a_level_interrupt_goes_round() {
     assert_eq!(world.call(PHYSDEVOP_PIRQ_EOI_GMFN_V2, &Guest::with(&map)), Err(Errno::EBUSY));
     assert_eq!(world.dom.claimed.get(), 1);
     world.bind(9).unwrap();
-    assert_eq!(world.words.load64(Mfn(5), 0), 1 << 9);
+    assert_eq!(world.frames.load64(Mfn(5), 0), 1 << 9);
     assert_eq!(world.lines.arrive(Irq(9), &world.board), Some((DomId(0), Pirq(9))));
     assert_eq!(world.call(PHYSDEVOP_EOI, &Guest::with(&PhysdevEoi { irq: 9 })), Ok(()));
     assert_eq!(world.board.take(), ["start 9", "mask 9", "ack", "unmask 9"]);

@@ -1,7 +1,7 @@
 use core::cell::RefCell;
-use std::collections::HashMap;
 
 use super::*;
+use crate::testing::Frames;
 
 /// What was asked of the controllers, in order.
 #[derive(Default)]
@@ -22,63 +22,6 @@ impl Controller for Log {
 impl Log {
     fn take(&self) -> Vec<String> {
         self.0.take()
-    }
-}
-
-/// Frames of 64-bit words that hold only what was written.
-#[derive(Default)]
-pub(crate) struct Words(std::sync::Mutex<HashMap<(u64, usize), u64>>);
-
-impl Words {
-    fn change(&self, mfn: Mfn, index: usize, f: impl Fn(u64) -> u64) -> u64 {
-        let mut words = self.0.lock().unwrap();
-        let word = words.entry((mfn.0, index)).or_default();
-        let was = *word;
-        *word = f(was);
-        was
-    }
-}
-
-impl Memory for Words {
-    fn load64(&self, mfn: Mfn, index: usize) -> u64 {
-        self.change(mfn, index, |w| w)
-    }
-    fn store64(&self, mfn: Mfn, index: usize, value: u64) {
-        self.change(mfn, index, |_| value);
-    }
-    fn swap64(&self, mfn: Mfn, index: usize, value: u64) -> u64 {
-        self.change(mfn, index, |_| value)
-    }
-    fn compare_exchange64(&self, mfn: Mfn, index: usize, old: u64, new: u64) -> Result<u64, u64> {
-        let was = self.change(mfn, index, |w| if w == old { new } else { w });
-        if was == old { Ok(was) } else { Err(was) }
-    }
-    fn fetch_or64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
-        self.change(mfn, index, |w| w | bits)
-    }
-    fn fetch_and64(&self, mfn: Mfn, index: usize, bits: u64) -> u64 {
-        self.change(mfn, index, |w| w & bits)
-    }
-    fn load32(&self, _: Mfn, _: usize) -> u32 {
-        unreachable!("pirqs use 64-bit words")
-    }
-    fn store32(&self, _: Mfn, _: usize, _: u32) {
-        unreachable!("pirqs use 64-bit words")
-    }
-    fn compare_exchange32(&self, _: Mfn, _: usize, _: u32, _: u32) -> Result<u32, u32> {
-        unreachable!("pirqs use 64-bit words")
-    }
-    fn load8(&self, _: Mfn, _: usize) -> u8 {
-        unreachable!("pirqs use 64-bit words")
-    }
-    fn store8(&self, _: Mfn, _: usize, _: u8) {
-        unreachable!("pirqs use 64-bit words")
-    }
-    fn swap8(&self, _: Mfn, _: usize, _: u8) -> u8 {
-        unreachable!("pirqs use 64-bit words")
-    }
-    fn zero(&self, mfn: Mfn) {
-        (0..512).for_each(|i| self.store64(mfn, i, 0));
     }
 }
 
@@ -164,7 +107,7 @@ fn an_ordinary_domain_has_no_pirq() {
 
 #[test]
 fn the_page_shows_which_pirqs_owe_an_end() {
-    let (mut pirqs, memory) = (Pirqs::for_hardware_domain(24, 80), Words::default());
+    let (mut pirqs, memory) = (Pirqs::for_hardware_domain(24, 80), Frames::new(8));
     pirqs.set_bound(Pirq(9), Trigger::Level, &memory).unwrap();
     pirqs.set_bound(Pirq(4), Trigger::Edge, &memory).unwrap();
     let map = EoiMap { frame: Mfn(7), unmasks: false };
