@@ -1,11 +1,14 @@
 //! What the daemons want of the operating system and the standard library does not have: waiting for several
-//! descriptors, signals as a descriptor, descriptors that outlive `exec`.
+//! descriptors, signals as a descriptor, descriptors that outlive `exec`, a name in the file system for one daemon at a time.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 /// The signal that asks a daemon to read its state again, or to start itself again.
@@ -176,6 +179,25 @@ impl Inheritance {
     }
 }
 
+/// Listens for root's programs at `path`, whose directory is made if need be; accepting does not wait.
+///
+/// # Errors
+/// `AddrInUse`: a daemon lives there; else the system's.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    // A daemon that was killed leaves its name behind; one that lives keeps it.
+    if path.exists() && UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} has a daemon", path.display())));
+    }
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 /// The user and process at the other end of a Unix socket.
 ///
 /// # Errors
@@ -204,7 +226,7 @@ pub fn notify_ready() {
     let name = name.as_encoded_bytes();
     let address = match name.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(std::path::Path::new(OsStr::from_bytes(name))),
+        None => SocketAddr::from_pathname(Path::new(OsStr::from_bytes(name))),
     };
     if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
         // Nobody to tell is no reason not to serve.
@@ -216,7 +238,22 @@ pub fn notify_ready() {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_name_is_for_one_daemon_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/lith/socket");
+        let first = listen(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(first.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let refused = listen(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(refused.to_string(), format!("{} has a daemon", path.display()));
+        // As if it had been killed.
+        drop(first);
+        assert!(path.exists());
+        listen(&path).unwrap();
+    }
 
     #[test]
     fn waiting_sees_what_is_there() {

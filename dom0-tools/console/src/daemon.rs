@@ -12,9 +12,8 @@ use lith_client::os::{self, Signals, Wait};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Clients at once.
@@ -95,7 +94,7 @@ impl<H: Hypervisor, D: Directory> Daemon<H, D> {
     /// # Errors
     /// When the socket cannot be made.
     pub fn start(options: Options, hypervisor: H, domains: D) -> io::Result<Daemon<H, D>> {
-        let listener = listen(&options.socket)?;
+        let listener = os::listen(&options.socket)?;
         let mut daemon = Daemon {
             options,
             hypervisor,
@@ -319,21 +318,6 @@ impl<H: Hypervisor, D: Directory> Daemon<H, D> {
             self.clients.extend(Client::new(socket));
         }
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    // A daemon that was killed leaves its name behind; one that lives keeps it.
-    if path.exists() && UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} has a daemon", path.display())));
-    }
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use guest_abi::io::XenconsInterface as Interface;
 use lith_client::Mapping;
 use std::io::{Read, Write};
 use std::mem::offset_of;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 #[derive(Default)]

@@ -6,7 +6,6 @@ use lith_client::os::{self, Inheritance, Wait};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -37,7 +36,7 @@ impl Sockets {
         }
         let listener = match listener {
             Some(listener) => listener,
-            None => listen(path)?,
+            None => os::listen(path)?,
         };
         listener.set_nonblocking(true)?;
         for socket in open.values() {
@@ -137,18 +136,4 @@ fn later(error: io::Error) -> io::Result<()> {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
         _ => Err(error),
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    // A daemon that was killed leaves its name behind; one that lives keeps it.
-    if path.exists() && UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} has a daemon", path.display())));
-    }
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
