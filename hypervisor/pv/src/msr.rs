@@ -148,6 +148,17 @@ pub mod number {
 }
 use number::*;
 
+/// The segment base that a register is.
+#[inline(always)]
+pub const fn base(msr: u32) -> Option<Base> {
+    match msr {
+        FS_BASE => Some(Base::Fs),
+        GS_BASE => Some(Base::Gs),
+        KERNEL_GS_BASE => Some(Base::InactiveGs),
+        _ => None,
+    }
+}
+
 impl MsrPolicy {
     const fn intel(&self) -> bool {
         matches!(self.vendor, Vendor::Intel)
@@ -159,10 +170,10 @@ impl MsrPolicy {
 
     /// How the guest's RDMSR of `msr` is answered.
     pub const fn read(&self, msr: u32) -> Read {
+        if let Some(base) = base(msr) {
+            return Read::Base(base);
+        }
         match msr {
-            FS_BASE => Read::Base(Base::Fs),
-            GS_BASE => Read::Base(Base::Gs),
-            KERNEL_GS_BASE => Read::Base(Base::InactiveGs),
             TSC => Read::Tsc,
             TSC_AUX if self.tsc_aux => Read::TscAux,
             EFER => Read::Host { keep: EFER_SHOWN, set: 0 },
@@ -213,10 +224,10 @@ impl MsrPolicy {
 
     /// How the guest's WRMSR of `value` to `msr` is answered.
     pub const fn write(&self, msr: u32, value: u64) -> Write {
+        if let Some(base) = base(msr) {
+            return if canonical(value) { Write::Base(base) } else { Write::Refuse };
+        }
         match msr {
-            FS_BASE if canonical(value) => Write::Base(Base::Fs),
-            GS_BASE if canonical(value) => Write::Base(Base::Gs),
-            KERNEL_GS_BASE if canonical(value) => Write::Base(Base::InactiveGs),
             TSC_AUX if self.tsc_aux && value >> 32 == 0 => Write::TscAux,
             // Linux writes back what it read.
             EFER => Write::IfUnchanged,

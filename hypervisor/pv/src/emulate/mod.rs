@@ -14,7 +14,7 @@ use crate::code::Code;
 use crate::control::{CR4_OSXSAVE, CR4_TSD, cr0_view, cr0_write};
 use crate::debug::STATUS_STEP;
 use crate::descriptor::CodeSegment;
-use crate::msr::{Read, Write, number};
+use crate::msr::{self, Read, Write, number};
 use crate::regs::{Mode, Regs, flags};
 use crate::trap::{DB, Event, UD};
 use decode::{Instruction, PortOperand, Undecoded, decode};
@@ -63,6 +63,9 @@ pub fn general_protection<M: Machine>(
             perform(Instruction::ReadControl { control: 0, gpr: 0 }, regs, mode, machine)
                 .map(|hits| (3, hits))
         }
+        Hot::ReadMsr if code.bits == 64 => {
+            perform(Instruction::ReadMsr, regs, mode, machine).map(|hits| (2, hits))
+        }
         Hot::In(bytes, length) if code.bits == 64 => {
             io::input(PortOperand::Dx, bytes, regs, mode, machine).map(|hits| (length, hits))
         }
@@ -81,6 +84,8 @@ pub fn general_protection<M: Machine>(
 enum Hot {
     Tsc,
     Cr0,
+    /// Linux reads a segment base whenever it leaves a process, where there is FSGSBASE.
+    ReadMsr,
     In(u8, u8),
     Out(u8, u8),
     Other,
@@ -91,6 +96,7 @@ const fn hot(word: u64) -> Hot {
     match (word as u8, word as u16, word as u32 & 0xff_ffff) {
         (_, 0x310f, _) => Hot::Tsc,
         (_, _, 0xc0_200f) => Hot::Cr0,
+        (_, 0x320f, _) => Hot::ReadMsr,
         (0xec, _, _) => Hot::In(1, 1),
         (0xed, _, _) => Hot::In(4, 1),
         (_, 0xed66, _) => Hot::In(2, 2),
@@ -284,8 +290,18 @@ fn set_extended_control<M: Machine>(regs: &Regs, machine: &mut M) -> Result<(), 
     Ok(())
 }
 
+#[inline(always)]
 fn read_msr<M: Machine>(regs: &mut Regs, machine: &mut M) -> Result<(), Stop> {
     let msr = regs.rcx as u32;
+    if let Some(base) = msr::base(msr) {
+        set_pair(regs, machine.base(base));
+        return Ok(());
+    }
+    read_other_msr(msr, regs, machine)
+}
+
+/// A register that is no segment base.
+fn read_other_msr<M: Machine>(msr: u32, regs: &mut Regs, machine: &mut M) -> Result<(), Stop> {
     let value = match readable(msr, machine) {
         Some(value) => value,
         // Early in its boot a guest has no #GP handler; a register that exists is zero then.
