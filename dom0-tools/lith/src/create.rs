@@ -153,11 +153,13 @@ impl Maker<'_> {
             console_port: host.unbound_port(domid)?,
             shared_info: self.shared_info(domid)?,
         };
-        fill(host, domid, &kernel, &plan, &memory, (&initrd, &config.cmdline), rings)?;
+        let registers = fill(host, domid, &kernel, &plan, &memory, (&initrd, &config.cmdline), rings)?;
         self.phase("store");
         self.store(domid, &uuid_text(&uuid), (&plan, &memory), rings)?;
         self.phase("devices");
         self.devices(domid, &uuid)?;
+        // Last, so that nothing can start what is not complete.
+        host.start_registers(domid, &registers)?;
         Ok((domid, uuid_text(&uuid)))
     }
 

@@ -26,6 +26,23 @@ impl Domain {
         uuid_text(&self.info.handle)
     }
 
+    /// It is being made, or its making was broken off: nothing in it can run yet.
+    pub fn is_building(&self) -> bool {
+        const ENDED: u32 = control::DOMAIN_SHUTDOWN | control::DOMAIN_DYING;
+        let info = &self.info;
+        let is_held = info.state & (control::DOMAIN_PAUSED | ENDED) == control::DOMAIN_PAUSED;
+        is_held && info.online_vcpus == 0 && info.cpu_time == 0
+    }
+
+    /// An error if it is being made, and so cannot be held or let go on.
+    pub fn complete(&self) -> Result<()> {
+        if self.is_building() {
+            return Err(Error::new(Kind::WrongState, "the domain is being made")
+                .hint("`lith create` ends when it is complete"));
+        }
+        Ok(())
+    }
+
     /// Its state, as words: an empty list is a domain that could run and has no CPU.
     pub fn state(&self) -> Vec<&'static str> {
         let state = self.info.state;
@@ -37,6 +54,9 @@ impl Domain {
             (control::DOMAIN_DYING, "dying"),
         ];
         words.extend(flags.iter().filter(|(flag, _)| state & flag != 0).map(|(_, word)| *word));
+        if self.is_building() {
+            words.push("building");
+        }
         if state & control::DOMAIN_SHUTDOWN != 0 {
             words.push(if self.info.shutdown_reason == 3 { "crashed" } else { "shutdown" });
         }

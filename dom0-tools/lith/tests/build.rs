@@ -8,7 +8,7 @@ use kernel::{DATA_OFFSET, P2M, PHYS, VIRT_BASE};
 use lith::build::{Kernel, Memory, Rings, fill};
 use lith::error::Kind;
 use lith::host::fake::{Fake, FakeDomain};
-use lith::host::{Hypervisor, NewDomain};
+use lith::host::{Hypervisor, NewDomain, StartRegisters};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 
@@ -18,6 +18,7 @@ const RINGS: Rings = Rings { store_port: 1, console_port: 2, shared_info: 0x777 
 
 struct Built {
     domain: FakeDomain,
+    registers: StartRegisters,
     plan: boot_image::BuildPlan,
     memory: Memory,
 }
@@ -28,9 +29,10 @@ fn build(separate: bool, pages: u64, initrd: &[u8]) -> lith::error::Result<Built
     let plan = kernel.plan(pages, initrd.len() as u64)?;
     let domid = host.create(&NewDomain { max_pages: pages, max_vcpus: 1, ..NewDomain::default() })?;
     let memory = Memory::populate(&host, domid, pages, &mut |_| {})?;
-    fill(&host, domid, &kernel, &plan, &memory, (initrd, CMDLINE), RINGS)?;
+    let registers = fill(&host, domid, &kernel, &plan, &memory, (initrd, CMDLINE), RINGS)?;
     let domain = host.fake_domain(domid).unwrap();
-    Ok(Built { domain, plan, memory })
+    assert!(domain.registers.is_none(), "it could start before it has its devices");
+    Ok(Built { domain, registers, plan, memory })
 }
 
 impl Built {
@@ -47,7 +49,7 @@ impl Built {
 
     /// Walks the tables as a processor does: the frame, and whether every level allows writing.
     fn walk(&self, va: u64) -> Option<(u64, bool)> {
-        let mut table = self.domain.registers.unwrap().root_mfn;
+        let mut table = self.registers.root_mfn;
         let mut writable = true;
         for shift in [39, 30, 21, 12] {
             let entry = self.word(table, va >> shift & 511);
@@ -72,7 +74,7 @@ impl Built {
     }
 
     fn start_info(&self) -> StartInfo {
-        let bytes = self.read(self.domain.registers.unwrap().start_info, size_of::<StartInfo>());
+        let bytes = self.read(self.registers.start_info, size_of::<StartInfo>());
         StartInfo::read_from_bytes(&bytes).unwrap()
     }
 }
@@ -82,7 +84,7 @@ fn the_kernel_finds_itself_and_its_start_information() {
     for separate in [false, true] {
         let initrd: Vec<u8> = (0..10_000_u32).map(|n| n as u8).collect();
         let built = build(separate, 4096, &initrd).unwrap();
-        let registers = built.domain.registers.unwrap();
+        let registers = built.registers;
         assert_eq!(registers.rip, VIRT_BASE + PHYS + 0x10);
         assert_eq!(built.read(VIRT_BASE + PHYS, kernel::code().len()), kernel::code());
         assert_eq!(built.read(VIRT_BASE + PHYS + DATA_OFFSET, kernel::data().len()), kernel::data());
@@ -126,7 +128,7 @@ fn no_page_table_is_mapped_writable() {
     for separate in [false, true] {
         let built = build(separate, 4096, &[]).unwrap();
         let start = built.start_info();
-        assert_eq!(built.domain.pinned, Some(built.domain.registers.unwrap().root_mfn));
+        assert_eq!(built.domain.pinned, Some(built.registers.root_mfn));
         assert_eq!(built.walk(start.pt_base).unwrap().0, built.domain.pinned.unwrap());
         let mut tables = 0;
         let bootstrap = built.plan.bootstrap;

@@ -7,7 +7,7 @@ mod kernel;
 use common::golden;
 use guest_abi::control::DOMAIN_DYING;
 use lith::host::fake::{Behaviour, Fake};
-use lith::host::{self, Host};
+use lith::host::{self, Host, NewDomain};
 use lith::supervise::supervise;
 use lith::verb::{Streams, run};
 use std::ffi::OsString;
@@ -426,4 +426,19 @@ fn json_is_always_json() {
             serde_json::from_str(&text).unwrap_or_else(|e| panic!("{line}: {e}: {text}"));
         assert!(value["schema"].as_str().is_some_and(|s| s.ends_with("/1")), "{line}: {text}");
     }
+}
+
+/// Nobody lets a domain go that is half made, and it is seen that it is one.
+#[test]
+fn a_domain_that_is_being_made_is_left_alone() {
+    let mut s = Session::new();
+    let new = NewDomain { max_pages: 16, max_vcpus: 1, ..NewDomain::default() };
+    let domid = host::Hypervisor::create(&s.host, &new).unwrap();
+    host::Store::write(&s.host, &format!("/local/domain/{domid}/name"), "half").unwrap();
+    for line in
+        ["list half", "unpause half", "pause half", "show half --format json", "destroy half", "list half"]
+    {
+        s.lith(line);
+    }
+    golden("building", &s.text);
 }

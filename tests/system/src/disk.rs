@@ -59,8 +59,9 @@ impl Shell {
 }
 
 impl Shell {
-    /// Pauses `tiny` by the keys of `lith top`.
+    /// Pauses `tiny` by the keys of `lith top`, once it runs: the login may be there before.
     fn pause_by_screen(&mut self) -> Result<()> {
+        self.run("until lith list tiny | grep -qE 'running|blocked'; do sleep 1; done")?;
         self.0.console.send("lith top\n")?;
         self.0.wait_for("Domain-0", DEBIAN)?;
         // By name; the last one; what is asked; yes; its vCPUs, and back.

@@ -26,8 +26,8 @@ pub struct Rings {
     pub shared_info: u64,
 }
 
-/// Writes the kernel, its RAM disk, the p2m list, start information and page tables; pins the root, grants dom0 the
-/// two rings, and sets vCPU 0's registers. The domain's memory is clear before, so that what is zero is not written.
+/// Writes the kernel, its RAM disk, the p2m list, start information and page tables; pins the root, and grants dom0 the
+/// two rings. The domain's memory is clear before, so that what is zero is not written. Returns what vCPU 0 starts with.
 pub fn fill<H: Hypervisor + ?Sized>(
     host: &H,
     domid: u32,
@@ -36,7 +36,7 @@ pub fn fill<H: Hypervisor + ?Sized>(
     memory: &Memory,
     (initrd, cmdline): (&[u8], &str),
     rings: Rings,
-) -> Result<()> {
+) -> Result<StartRegisters> {
     let writer = Writer { host, domid, plan, memory };
     for segment in kernel.info()?.segments() {
         writer.write(segment.va, segment.data)?;
@@ -147,7 +147,7 @@ impl<H: Hypervisor + ?Sized> Writer<'_, H> {
         Ok(self.host.write_frames(self.domid, &frames, 0, entries.as_bytes())?)
     }
 
-    fn finish(&self) -> Result<()> {
+    fn finish(&self) -> Result<StartRegisters> {
         let (host, plan) = (self.host, self.plan);
         let root_mfn = self.memory.mfn(plan.page_tables.pfn)?;
         host.pin_root(self.domid, root_mfn)?;
@@ -158,16 +158,12 @@ impl<H: Hypervisor + ?Sized> Writer<'_, H> {
                 host.grant_to_dom0(self.domid, reference, self.memory.mfn(region.pfn)?)?;
             }
         }
-        host.start_registers(
-            self.domid,
-            &StartRegisters {
-                rip: plan.entry,
-                rsp: plan.stack.va_end(),
-                start_info: plan.start_info.va,
-                root_mfn,
-            },
-        )?;
-        Ok(())
+        Ok(StartRegisters {
+            rip: plan.entry,
+            rsp: plan.stack.va_end(),
+            start_info: plan.start_info.va,
+            root_mfn,
+        })
     }
 }
 

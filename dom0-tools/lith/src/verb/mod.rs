@@ -99,8 +99,14 @@ impl Context<'_, '_> {
             }
             Verb::Reboot { domains, waiting } => self.reboot(&domains, &waiting),
             Verb::Destroy(some) => self.destroy(&some),
-            Verb::Pause(some) => self.each("pause", &some, |host, d| Ok(host.pause(d.id())?)),
-            Verb::Unpause(some) => self.each("unpause", &some, |host, d| Ok(host.unpause(d.id())?)),
+            Verb::Pause(some) => self.each("pause", &some, |host, d| {
+                d.complete()?;
+                Ok(host.pause(d.id())?)
+            }),
+            Verb::Unpause(some) => self.each("unpause", &some, |host, d| {
+                d.complete()?;
+                Ok(host.unpause(d.id())?)
+            }),
             Verb::Rename { domain, name } => self.rename(&domain, &name),
             Verb::Domid(one) => self.domid(&one.domain),
             Verb::Domname(one) => self.domname(&one.domain),

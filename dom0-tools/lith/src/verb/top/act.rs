@@ -31,6 +31,9 @@ impl Act {
     /// What its key means for a domain, or why nothing.
     pub(super) fn of(self, domain: &Domain) -> Result<Act> {
         guest(domain)?;
+        if self != Act::Shutdown {
+            domain.complete()?;
+        }
         let state = domain.info.state;
         match self {
             Act::Pause | Act::Unpause if state & DOMAIN_PAUSED != 0 => Ok(Act::Unpause),
