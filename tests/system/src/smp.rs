@@ -70,6 +70,15 @@ fn maxcpus_and_uefi() -> Result<()> {
     Ok(())
 }
 
+/// The most processors that the others here have, twice over; and what an administrator says who wants one only.
+#[test]
+fn eight_cpus_or_one() -> Result<()> {
+    hotplug(Spec { cpus: 8, ..spec() }, 8, 1, 1)?;
+    let output = command(Spec { cpus: 8, append: "nosmp".to_owned(), ..spec() }, "echo cpus $(nproc)", BOOT)?;
+    assert_line(&output, "cpus 1");
+    Ok(())
+}
+
 /// The same where each has a CPU of its own, which it gives up and takes again.
 #[test]
 fn vcpus_come_and_go_with_cpus_of_their_own() -> Result<()> {
