@@ -30,7 +30,7 @@ pub enum Verdict {
     Agree,
     /// One was, by so many ticks at most.
     Behind(u64),
-    /// The other CPU did not come, or went away: nothing is known.
+    /// The other CPU did not come, or went away, and none was until then: too little is known.
     Unfinished,
 }
 
@@ -68,7 +68,7 @@ impl Meeting {
 
     /// Reads by turns with the other CPU until all readings are taken. `read` answers this CPU's counter, in order with what it does
     /// before and after. `patience` is asked each time that it is the other's turn; once it is false, the meeting is over for both:
-    /// with what it has shown, if there were [`ENOUGH`] readings.
+    /// with what it has shown, if there were [`ENOUGH`] readings, or one was behind.
     pub fn attend(
         &self,
         side: Side,
@@ -102,7 +102,7 @@ impl Meeting {
 
     fn verdict(&self, taken: u32) -> Verdict {
         match self.worst.load(Ordering::Relaxed) {
-            _ if taken == CLOSED => Verdict::Unfinished,
+            0 if taken == CLOSED => Verdict::Unfinished,
             0 => Verdict::Agree,
             ticks => Verdict::Behind(ticks),
         }
@@ -208,6 +208,8 @@ mod tests {
             (ENOUGH, 0, Verdict::Agree),
             (ENOUGH, 9, Verdict::Behind(8)),
             (ENOUGH - 1, 0, Verdict::Unfinished),
+            // One reading shows as much as all would.
+            (2, 9, Verdict::Behind(8)),
         ] {
             let (meeting, ticks) = (Meeting::new(), AtomicU64::new(1000));
             let left = || meeting.taken.load(Ordering::SeqCst) < most;
