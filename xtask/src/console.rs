@@ -2,7 +2,8 @@
 //! the initramfs.
 
 use anyhow::{Context, Error, Result, anyhow};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -21,6 +22,28 @@ pub struct Console {
     /// What [`Console::wait_for`] has not looked at yet begins here.
     seen: usize,
     ended: bool,
+    record: Option<Record>,
+}
+
+/// A file that gets the serial line as it comes, with the time since the machine's start before each line.
+struct Record {
+    file: File,
+    begun: Instant,
+    in_line: bool,
+}
+
+impl Record {
+    fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let mut text = Vec::new();
+        for part in chunk.split_inclusive(|byte| *byte == b'\n') {
+            if !self.in_line {
+                write!(text, "{:7.2} ", self.begun.elapsed().as_secs_f64())?;
+            }
+            text.extend_from_slice(part);
+            self.in_line = !part.ends_with(b"\n");
+        }
+        self.file.write_all(&text)
+    }
 }
 
 impl Console {
@@ -35,7 +58,14 @@ impl Console {
         let chunks = follow(child.stdout.take().context("QEMU's output is a pipe")?);
         let complaints = follow(child.stderr.take().context("QEMU's complaints come by a pipe")?);
         let input = child.stdin.take();
-        Ok(Console { child, input, chunks, complaints, transcript: Vec::new(), seen: 0, ended: false })
+        let transcript = Vec::new();
+        Ok(Console { child, input, chunks, complaints, transcript, seen: 0, ended: false, record: None })
+    }
+
+    /// Has the file get all that comes from now on, each line with the time since then in seconds: it is there whatever becomes of
+    /// this process.
+    pub fn record(&mut self, file: File) {
+        self.record = Some(Record { file, begun: Instant::now(), in_line: false });
     }
 
     /// Everything so far, as text.
@@ -111,7 +141,12 @@ impl Console {
             return Ok(false);
         }
         match self.chunks.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(chunk) => self.transcript.extend_from_slice(&chunk),
+            Ok(chunk) => {
+                if let Some(record) = &mut self.record {
+                    record.write(&chunk).context("cannot record the serial line")?;
+                }
+                self.transcript.extend_from_slice(&chunk);
+            }
             Err(RecvTimeoutError::Disconnected) => self.ended = true,
             Err(RecvTimeoutError::Timeout) => return Err(self.failure("the time limit passed")),
         }
@@ -206,6 +241,25 @@ mod tests {
         console.wait_for("got this", LIMIT).unwrap();
         assert!(console.wait_end(LIMIT).unwrap().success());
         assert_eq!(console.transcript(), "one\ntwo\ngot this\n");
+    }
+
+    #[test]
+    fn a_record_has_the_time_before_each_line_that_came() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut console = console("read go; printf 'one\\nt'; read go; printf 'wo\\nthree'; read go");
+        console.record(file.reopen().unwrap());
+        for text in ["t", "three"] {
+            console.send("\n").unwrap();
+            console.wait_for(text, LIMIT).unwrap();
+        }
+        let recorded = std::fs::read_to_string(file.path()).unwrap();
+        let lines: Vec<(f64, &str)> = recorded
+            .lines()
+            .map(|line| line.trim_start().split_once(' ').unwrap())
+            .map(|(time, line)| (time.parse().unwrap(), line))
+            .collect();
+        assert_eq!(lines.iter().map(|(_, line)| *line).collect::<Vec<_>>(), ["one", "two", "three"]);
+        assert!(lines.is_sorted_by_key(|(time, _)| *time) && lines[2].0 < 60.0, "{recorded}");
     }
 
     #[test]

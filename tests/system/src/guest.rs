@@ -1,12 +1,16 @@
 //! What the tests share: machines with limits, and the whole serial line when one fails.
 
 use anyhow::{Context, Error, Result, ensure};
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use xtask::console::Console;
 use xtask::machine::{Hypervisor, Machine, Spec};
+use xtask::paths;
 
 /// A boot with one command; several times what it takes on a machine of two emulated CPUs.
 pub const BOOT: Duration = Duration::from_secs(300);
@@ -44,7 +48,9 @@ impl Guest {
     pub fn start(spec: &Spec) -> Result<Guest> {
         let newer_qemu = spec.cpus > 1 && spec.hypervisor == Hypervisor::Xenolith;
         let machine = Machine::prepare(&Spec { newer_qemu, ..spec.clone() })?;
-        Ok(Guest { console: Console::start(machine.command(false))?, machine })
+        let mut console = Console::start(machine.command(false))?;
+        console.record(record()?);
+        Ok(Guest { console, machine })
     }
 
     /// Waits for a text on the serial line and returns what came before it.
@@ -129,6 +135,18 @@ impl Guest {
         }
         text
     }
+}
+
+/// A file for the serial line of a machine of the test that calls, in `lines`: a run that is ended says nothing else.
+fn record() -> Result<File> {
+    static BEGUN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let dir = paths::out().join("lines");
+    std::fs::create_dir_all(&dir)?;
+    let file = dir.join(std::thread::current().name().unwrap_or("main").replace("::", "."));
+    // One file for all machines of a test, begun anew by each run.
+    let first = BEGUN.lock().expect("nobody panics with it").insert(file.clone());
+    let opened = File::options().create(true).write(true).truncate(first).append(!first).open(&file);
+    opened.with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Runs one command in dom0; returns its output. A status other than 0, a machine that does not go off by itself,
