@@ -1,8 +1,6 @@
 # What guests need of dom0, whosever tools make them: backends, a bridge, names of disks. Stands before the tools' own script; both
 # are sourced by the initramfs's init. Nothing here stops dom0 from coming up.
-for module in loop bridge xen-blkback xen-netback; do
-	modprobe -q $module
-done
+modprobe -qa loop bridge xen-blkback xen-netback
 
 # The addresses that are on the first card go to a bridge in front of it.
 ip link add xenbr0 type bridge 2>/dev/null || brctl addbr xenbr0

@@ -18,14 +18,10 @@ for word in $(cat /proc/cmdline); do
 	run=*) run=${word#run=} ;;
 	esac
 done
-for module in xen-blkfront xen-netfront af_packet; do
-	modprobe -q $module
-done
+modprobe -qa xen-blkfront xen-netfront af_packet
 
 if [ -n "$root" ]; then
-	for module in crc32c-intel crc32c ext4; do
-		modprobe -q $module
-	done
+	modprobe -qa crc32c-intel crc32c ext4
 	tries=100
 	while [ ! -b "$root" ] && [ $tries -gt 0 ]; do
 		tries=$((tries - 1))

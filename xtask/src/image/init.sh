@@ -19,25 +19,18 @@ for word in $(cat /proc/cmdline); do
 	esac
 done
 
-# Drivers for what is there.
-for alias in $(cat /sys/bus/pci/devices/*/modalias 2>/dev/null | sort -u); do
-	modprobe -q "$alias"
-done
-for alias in $(cat /sys/bus/virtio/devices/*/modalias 2>/dev/null | sort -u); do
-	modprobe -q "$alias"
+# Drivers for what is there. Each modprobe reads all that is said of modules, so there are few.
+for bus in pci virtio; do
+	modprobe -qa $(cat /sys/bus/$bus/devices/*/modalias 2>/dev/null | sort -u)
 done
 if [ -d /proc/xen ]; then
-	for module in xenfs xen-evtchn xen-gntdev xen-privcmd xen-gntalloc; do
-		modprobe -q $module
-	done
+	modprobe -qa xenfs xen-evtchn xen-gntdev xen-privcmd xen-gntalloc
 	# On a root disk it is a unit's business.
 	[ -n "$root" ] || mount -t xenfs xenfs /proc/xen
 fi
 
 if [ -n "$root" ]; then
-	for module in sd_mod crc32c-intel crc32c ext4; do
-		modprobe -q $module
-	done
+	modprobe -qa sd_mod crc32c-intel crc32c ext4
 	tries=100
 	case $root in
 	LABEL=* | UUID=*)
